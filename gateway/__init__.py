@@ -1,0 +1,1 @@
+"""A gateway between resellers' customers and the API v2 panels that resellers buy from."""

@@ -1,0 +1,323 @@
+"""The things this gateway speaks of, as values: no behaviour that needs a wire, a clock or a disk.
+
+Times are whole milliseconds since 1970 and end in ``_at``; amounts without a ``Money`` around
+them are whole millionths of the currency that stands beside them.
+"""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from enum import StrEnum
+
+import msgspec
+
+from gateway.errors import ErrorText, Fault, Rejected
+
+
+class Action(StrEnum):
+    """The seven actions of API v2."""
+
+    SERVICES = "services"
+    ADD = "add"
+    STATUS = "status"
+    REFILL = "refill"
+    REFILL_STATUS = "refill_status"
+    CANCEL = "cancel"
+    BALANCE = "balance"
+
+
+class Status(StrEnum):
+    """How far an order is, in exactly the spellings that customers' programs compare."""
+
+    PENDING = "Pending"
+    PROCESSING = "Processing"
+    IN_PROGRESS = "In progress"
+    COMPLETED = "Completed"
+    PARTIAL = "Partial"
+    CANCELED = "Canceled"
+    ACTIVE = "Active"  # this one and the next two are said of subscriptions only
+    PAUSED = "Paused"
+    EXPIRED = "Expired"
+
+
+SETTLED = frozenset({Status.COMPLETED, Status.PARTIAL, Status.CANCELED, Status.EXPIRED})
+"""Nothing more is expected of an order with one of these, though late changes do come."""
+
+
+class RefillStatus(StrEnum):
+    """How far a refill is."""
+
+    PENDING = "Pending"
+    IN_PROGRESS = "In progress"
+    COMPLETED = "Completed"
+    REJECTED = "Rejected"
+
+
+# --- what is said to a provider and what it answers ------------------------------------------
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One request to a provider, before any dialect.
+
+    Attributes:
+        action: which of the seven.
+        ids: the provider's own order ids (refill ids for ``refill_status``); one or many.
+        service: for ``add``, the provider's own service id.
+        params: for ``add``, the order's parameters under API v2's names; lists are joined by
+            ``\\n``.
+        size: for ``add``, how many units the order counts.
+
+    """
+
+    action: Action
+    ids: tuple[str, ...] = ()
+    service: str = ""
+    params: Mapping[str, str] = {}
+    size: int = 0
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A refusal as a value, for one id among many; see ``errors.Rejected`` for the fields."""
+
+    fault: Fault
+    text: ErrorText
+    words: str
+
+    def error(self) -> Rejected:
+        """Return the same refusal as an exception."""
+        return Rejected(self.fault, self.text, self.words)
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """One row of a provider's service list.
+
+    Attributes:
+        id: the provider's own id, as text.
+        type: as the provider spells it.
+        rate: per 1000, in the provider's currency, exact.
+        refill, cancel, dripfeed: ``None`` where the provider does not say.
+
+    """
+
+    id: str
+    name: str
+    type: str
+    category: str
+    rate: Decimal
+    min: int
+    max: int
+    refill: bool | None = None
+    cancel: bool | None = None
+    dripfeed: bool | None = None
+    description: str = ""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a provider says of one order; ``None`` is "it did not say".
+
+    Attributes:
+        status: folded to one of our words; ``None`` for a word that nobody knows.
+        word: the status as the provider wrote it.
+        charge: what the provider charged, in millionths of ``currency``.
+        currency: as the provider wrote it; empty when it did not.
+        runs: runs of a drip-feed done so far.
+        posts: posts of a subscription delivered so far.
+        orders: ids of the orders that a subscription or drip-feed made, at the provider.
+
+    """
+
+    status: Status | None
+    word: str
+    charge: int | None = None
+    currency: str = ""
+    start_count: int | None = None
+    remains: int | None = None
+    runs: int | None = None
+    posts: int | None = None
+    orders: tuple[str, ...] = ()
+    expiry: str = ""
+
+
+# --- what is kept ---------------------------------------------------------------------------
+
+
+class State(StrEnum):
+    """Where an order stands between the customer and the providers."""
+
+    QUEUED = "queued"  # held, nothing sent, waits for a route
+    SENDING = "sending"  # held, an attempt is under way
+    UNKNOWN = "unknown"  # held, a provider may have taken it
+    PLACED = "placed"  # a provider has it; its money follows its status
+    FAILED = "failed"  # refused by all, released
+
+
+class Cancel(StrEnum):
+    """How far a customer's wish to cancel is."""
+
+    NONE = ""
+    WANTED = "wanted"  # not yet heard by the provider; asked again in the background
+    ASKED = "asked"  # taken by the provider; the outcome arrives as a status
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """An order, all that is known of it. Money is a function of this, see ``ledger``.
+
+    Attributes:
+        version: counts the changes; names the transfers and the event of each.
+        type: the order type's name in ``order_types``.
+        size: what the charge and the limits count.
+        charge: what was held for it, in millionths of ``currency``.
+        provider, route: where it is or was sent: the provider, and its service id.
+        upstream_id: the provider's order id; empty while there is none.
+        attempt: the number of the attempt under way, or of the last.
+        attempt_at: when that attempt began.
+        cost: what it should cost in all, in millionths of ``cost_currency``.
+        billed: what the provider last said it charged.
+        exchange: one unit of ``cost_currency`` in ``currency`` when it was sent.
+        settled_at: when it first reached a status of ``SETTLED``.
+        poll_at: when its status is to be asked for next; ``None``: never again.
+
+    """
+
+    id: int = 0
+    version: int = 0
+    customer: int
+    service: int
+    type: str
+    params: dict[str, str]
+    size: int
+    charge: int
+    currency: str
+    state: State = State.SENDING
+    provider: str = ""
+    route: str = ""
+    upstream_id: str = ""
+    attempt: int = 1
+    attempt_at: int = 0
+    cost: int = 0
+    cost_currency: str = ""
+    billed: int | None = None
+    exchange: Decimal = Decimal(1)
+    status: Status = Status.PENDING
+    start_count: int | None = None
+    remains: int | None = None
+    runs: int | None = None
+    posts: int | None = None
+    orders: tuple[str, ...] = ()
+    expiry: str = ""
+    cancel: Cancel = Cancel.NONE
+    created_at: int = 0
+    settled_at: int | None = None
+    poll_at: int | None = None
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One change of an order, for its history.
+
+    Attributes:
+        kind: ``accepted``, ``refused``, ``unknown``, ``unreachable``, ``status``, ``settled``, …
+        detail: what the owner will want to know; never a key.
+
+    """
+
+    kind: str
+    detail: Mapping[str, str | int | None] = {}
+    at: int = 0
+    order: int = 0
+    version: int = 0
+
+
+class Refill(msgspec.Struct, frozen=True, kw_only=True):
+    """A refill that a customer asked for.
+
+    Attributes:
+        upstream_id: the provider's refill id; empty where its dialect has none.
+
+    """
+
+    id: int = 0
+    order: int
+    customer: int
+    provider: str
+    upstream_id: str = ""
+    status: RefillStatus = RefillStatus.PENDING
+    created_at: int = 0
+    poll_at: int | None = None
+
+
+class Customer(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody who holds one of our keys; the key itself is kept nowhere."""
+
+    id: int
+    name: str
+    tier: str = ""
+    disabled: bool = False
+    created_at: int = 0
+
+
+class Code(StrEnum):
+    """Why money moved."""
+
+    TOP_UP = "top_up"
+    WITHDRAW = "withdraw"
+    HOLD = "hold"
+    RELEASE = "release"
+    CAPTURE = "capture"
+    REFUND = "refund"
+    CHARGE = "charge"
+    OWE = "owe"
+    COLLECT = "collect"
+    COST = "cost"
+    REBATE = "rebate"
+
+
+class Kind(StrEnum):
+    """What an account is for. Each customer has the first five, each provider the last two."""
+
+    FUNDS = "funds"  # what the customer paid in, as a negative balance
+    AVAILABLE = "available"  # what he can spend; never below zero
+    HELD = "held"  # promised to orders that are not decided; never below zero
+    SALES = "sales"  # what his orders cost him; never below zero
+    OWED = "owed"  # delivered after a refund was spent: what he owes, as a negative balance
+    PURSE = "purse"  # what we spent at the provider, as a negative balance
+    SPENT = "spent"  # what our orders cost us there; never below zero
+
+
+MOVES: Mapping[Code, tuple[Kind, Kind]] = {
+    Code.TOP_UP: (Kind.FUNDS, Kind.AVAILABLE),
+    Code.WITHDRAW: (Kind.AVAILABLE, Kind.FUNDS),
+    Code.HOLD: (Kind.AVAILABLE, Kind.HELD),
+    Code.RELEASE: (Kind.HELD, Kind.AVAILABLE),
+    Code.CAPTURE: (Kind.HELD, Kind.SALES),
+    Code.REFUND: (Kind.SALES, Kind.AVAILABLE),
+    Code.CHARGE: (Kind.AVAILABLE, Kind.SALES),  # charged again after a refund …
+    Code.OWE: (Kind.OWED, Kind.SALES),  # … and what the balance no longer covers of it
+    Code.COLLECT: (Kind.AVAILABLE, Kind.OWED),
+    Code.COST: (Kind.PURSE, Kind.SPENT),
+    Code.REBATE: (Kind.SPENT, Kind.PURSE),
+}
+"""Every movement of money that exists: from which account to which, both of one owner."""
+
+
+class Transfer(msgspec.Struct, frozen=True):
+    """One movement of money; which accounts it touches follows from its code.
+
+    Attributes:
+        key: makes it happen once; the same key with another amount raises ``TransferConflict``.
+        owner: the customer's id as text, or the provider's name.
+        amount: positive, in millionths of ``currency``.
+        order: the order it belongs to; ``None`` for top-ups and the like.
+
+    """
+
+    key: str
+    code: Code
+    owner: str
+    amount: int
+    currency: str
+    order: int | None = None
+    at: int = 0
+
+    def __post_init__(self) -> None:
+        if self.amount <= 0:
+            msg = f"transfer {self.key}: {self.amount} is not a positive amount"
+            raise ValueError(msg)
