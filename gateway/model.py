@@ -173,6 +173,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         cost: what it should cost in all, in millionths of ``cost_currency``.
         billed: what the provider last said it charged.
         exchange: one unit of ``cost_currency`` in ``currency`` when it was sent.
+        error: what the customer was told when every route had refused it.
         settled_at: when it first reached a status of ``SETTLED``.
         poll_at: when its status is to be asked for next; ``None``: never again.
 
@@ -205,9 +206,19 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     orders: tuple[str, ...] = ()
     expiry: str = ""
     cancel: Cancel = Cancel.NONE
+    error: str = ""
     created_at: int = 0
     settled_at: int | None = None
     poll_at: int | None = None
+
+    @property
+    def word(self) -> str:
+        """How the owner's lists call it: the customers' word, or ``unknown`` or ``failed``."""
+        if self.state is State.UNKNOWN or (
+            self.state is State.FAILED and self.status is not Status.CANCELED
+        ):
+            return self.state
+        return self.status
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -230,7 +241,9 @@ class Refill(msgspec.Struct, frozen=True, kw_only=True):
     """A refill that a customer asked for.
 
     Attributes:
-        upstream_id: the provider's refill id; empty where its dialect has none.
+        upstream_id: the provider's refill id; empty where its dialect has none, and while the
+            provider has not answered.
+        poll_at: when to ask for its status next; ``None``: there is nothing more to ask.
 
     """
 

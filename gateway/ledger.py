@@ -1,0 +1,219 @@
+"""Double entry: where an order's money stands, which transfers that takes, and the proof.
+
+An order's money is a pure function of the order: what is *held* for it, its *net* charge, and its
+*cost* at the provider. Whatever happens to an order, the transfers are the differences between
+the order before and after. So a report that says the same twice moves nothing, and
+Completed → Partial → Canceled → Completed ends right, without a rule for any of these steps.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway import money
+from gateway.model import MOVES, Code, Kind, Order, State, Status, Transfer
+from gateway.order_types import SUBSCRIPTIONS
+
+if TYPE_CHECKING:
+    from gateway.store import Snapshot
+
+UNDECIDED = frozenset({State.QUEUED, State.SENDING, State.UNKNOWN})
+"""The customer's money is promised to these, and is nobody's yet."""
+
+
+def delivered(order: Order) -> int | None:
+    """Return how many of the order's units are known to be delivered; ``None``: not known."""
+    if order.type == SUBSCRIPTIONS:
+        return None if order.posts is None else order.posts * int(order.params["max"])
+    return None if order.remains is None else order.size - order.remains
+
+
+def held(order: Order) -> int:
+    """Return what stays set aside for the order, in millionths of its currency."""
+    if order.state in UNDECIDED:
+        return order.charge
+    if order.state is State.PLACED and order.type == SUBSCRIPTIONS and order.settled_at is None:
+        return order.charge - net(order)
+    return 0
+
+
+def net(order: Order) -> int:
+    """Return the order's net charge: all of it, the share delivered, or nothing."""
+    if order.state is not State.PLACED:
+        return 0
+    return _fraction(order, order.charge)
+
+
+def cost(order: Order) -> int:
+    """Return what the provider is taken to charge, in millionths of its currency.
+
+    A panel's charge for a partial order may or may not be reduced already, so the lower of what
+    it says and of the share of the whole is taken; the other would count its refund twice or
+    never. Without a word from it, the expected cost stands.
+    """
+    if order.state is not State.PLACED:
+        return 0
+    expected = _fraction(order, order.cost)
+    if order.billed is None or order.status is Status.CANCELED:
+        return expected
+    return min(order.billed, expected) if order.status is Status.PARTIAL else order.billed
+
+
+def _fraction(order: Order, amount: int) -> int:
+    """Return the part of ``amount`` that the order's status makes due."""
+    done = delivered(order)
+    if order.type == SUBSCRIPTIONS:
+        # Charged by the post, whatever the status; a finished one that never said how many it
+        # delivered is taken at its word.
+        if done is None:
+            return amount if order.status is Status.COMPLETED else 0
+        return money.share(amount, done, order.size)
+    if order.status is Status.CANCELED:
+        return 0
+    if order.status is Status.PARTIAL and done is not None:
+        return money.share(amount, done, order.size)
+    return amount
+
+
+def movements(before: Order | None, after: Order, at: int) -> tuple[Transfer, ...]:
+    """Return the transfers that take an order's money from ``before`` to ``after``.
+
+    Their keys carry the order's id and new version, so no change can be posted twice.
+    """
+    due = net(after) - (net(before) if before else 0)
+    hold = held(after) - (held(before) if before else 0)
+    bought = cost(after) - (cost(before) if before else 0)
+    capture = min(max(due, 0), max(-hold, 0))
+    due -= capture
+    hold += capture
+    moves = (
+        (Code.HOLD, hold),
+        (Code.CAPTURE, capture),
+        (Code.RELEASE, -hold),
+        (Code.CHARGE, due),
+        (Code.REFUND, -due),
+        (Code.COST, bought),
+        (Code.REBATE, -bought),
+    )
+    return tuple(_transfer(after, code, amount, at) for code, amount in moves if amount > 0)
+
+
+def _transfer(order: Order, code: Code, amount: int, at: int) -> Transfer:
+    theirs = code in (Code.COST, Code.REBATE)
+    return Transfer(
+        key=f"order/{order.id}/{order.version}/{code}",
+        code=code,
+        owner=order.provider if theirs else str(order.customer),
+        amount=amount,
+        currency=order.cost_currency if theirs else order.currency,
+        order=order.id,
+        at=at,
+    )
+
+
+def top_up(customer: int, amount: money.Money, reference: str, at: int) -> Transfer:
+    """Return the transfer that credits a customer, once for each reference."""
+    return _by_hand(Code.TOP_UP, customer, amount, reference, at)
+
+
+def withdrawal(customer: int, amount: money.Money, reference: str, at: int) -> Transfer:
+    """Return the transfer that debits a customer, once for each reference."""
+    return _by_hand(Code.WITHDRAW, customer, amount, reference, at)
+
+
+def _by_hand(
+    code: Code, customer: int, amount: money.Money, reference: str, at: int
+) -> Transfer:
+    return Transfer(
+        key=f"{code}/{customer}/{reference}",
+        code=code,
+        owner=str(customer),
+        amount=amount.micros,
+        currency=amount.currency,
+        at=at,
+    )
+
+
+class Audit(msgspec.Struct):
+    """What the proof of the books found; ``ok`` when there are no problems."""
+
+    ok: bool
+    transfers: int
+    accounts: int
+    problems: list[str]
+
+
+MAY_BE_NEGATIVE = frozenset({Kind.FUNDS, Kind.OWED, Kind.PURSE})
+
+
+def audit(books: "Snapshot") -> Audit:
+    """Recompute everything from the transfers, and tolerate nothing.
+
+    Each account's balance is the sum of its transfers and respects its floor; each currency adds
+    up to zero; each order's transfers add up to what its state says it holds, charged and cost;
+    no transfer is of an unknown code, of no amount, or of an order that does not exist.
+    """
+    problems: list[str] = []
+    accounts = _audit_accounts(books, problems)
+    transfers = books.count_transfers()
+    problems.extend(_audit_orders(books))
+    problems.extend(books.violations())
+    return Audit(not problems, transfers, accounts, problems)
+
+
+def _audit_accounts(books: "Snapshot", problems: list[str]) -> int:
+    expected: dict[tuple[str, str, str], int] = {}
+    for code, owner, currency, amount in books.transfer_sums():
+        if code not in MOVES:
+            problems.append(f"transfers of {owner} have an undeclared code {code!r}")
+            continue
+        source, target = MOVES[Code(code)]
+        for kind, signed in ((source, -amount), (target, amount)):
+            account = (kind, owner, currency)
+            expected[account] = expected.get(account, 0) + signed
+    totals: dict[str, int] = {}
+    accounts = 0
+    for kind, owner, currency, balance in books.accounts():
+        accounts += 1
+        totals[currency] = totals.get(currency, 0) + balance
+        was = expected.pop((kind, owner, currency), 0)
+        name = f"account {kind} of {owner} ({currency})"
+        if balance != was:
+            problems.append(
+                f"{name} says {money.text(balance)}, its transfers say {money.text(was)}"
+            )
+        if balance < 0 and kind not in MAY_BE_NEGATIVE:
+            problems.append(f"{name} is below zero: {money.text(balance)}")
+    problems.extend(
+        f"account {kind} of {owner} ({currency}) is missing; its transfers say {money.text(was)}"
+        for (kind, owner, currency), was in expected.items()
+        if was
+    )
+    problems.extend(
+        f"the accounts in {currency} add up to {money.text(total)} instead of nothing"
+        for currency, total in totals.items()
+        if total
+    )
+    return accounts
+
+
+_SIGNS = {
+    "held": {Code.HOLD: 1, Code.CAPTURE: -1, Code.RELEASE: -1},
+    "charged": {Code.CAPTURE: 1, Code.CHARGE: 1, Code.OWE: 1, Code.REFUND: -1},
+    "cost": {Code.COST: 1, Code.REBATE: -1},
+}
+_EXPECTED = {"held": held, "charged": net, "cost": cost}
+
+
+def _audit_orders(books: "Snapshot") -> Iterator[str]:
+    for order, sums in books.orders():
+        for what, signs in _SIGNS.items():
+            booked = sum(sign * sums.get(code, 0) for code, sign in signs.items())
+            right = _EXPECTED[what](order)
+            if booked != right:
+                yield (
+                    f"order {order.id}: {what} {money.text(booked)} in the books, "
+                    f"{money.text(right)} by its state ({order.state}, {order.status})"
+                )
+

@@ -1,0 +1,260 @@
+"""What a store does: a few operations, each on a list, each list in one transaction.
+
+An operation takes a list and gives an outcome for each entry, in order. Nothing can be awaited
+inside one, so no transaction stays open while a provider dawdles; what arrives while a commit is
+under way is committed together with the next one. When a writing operation has returned, what it
+did is durable. Any of them raises ``StoreUnavailable`` when the database cannot promise that.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from gateway.errors import ErrorText
+from gateway.model import Customer, Event, Offer, Order, Refill, State, Transfer
+
+
+T = TypeVar("T")
+
+
+class Change(msgspec.Struct, frozen=True):
+    """An order as it becomes, why, and the money that moves with it.
+
+    Attributes:
+        event: what to remember of it; ``None`` for an order's beginning, which is its own record.
+        frees: the customer was told that there is no order, so its claim is free again.
+
+    """
+
+    order: Order
+    transfers: tuple[Transfer, ...]
+    event: Event | None = None
+    frees: bool = False
+
+
+Transition = Callable[[Order], Change | None]
+"""From an order as it is to what it becomes; pure, and ``None`` when nothing changes."""
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What makes a repeated order find the first one.
+
+    Attributes:
+        key: the customer's own key, or one made of what is ordered.
+        fingerprint: of everything that is ordered.
+        since: an earlier claim counts when it was made at or after this time.
+        reject: a repeat is an error instead of the first one's id.
+
+    """
+
+    key: str
+    fingerprint: bytes
+    since: int
+    reject: bool = False
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """A new order: ``build`` makes it under the id that the store gives out."""
+
+    customer: int
+    build: Callable[[int], Change]
+    at: int
+    claim: Claim | None = None
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """An order that stands; ``fresh`` unless it is the one that an earlier claim made."""
+
+    order: Order
+    fresh: bool
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One transition of one order."""
+
+    order: int
+    change: Transition
+
+
+class Failure(StrEnum):
+    """Why a step changed nothing."""
+
+    NO_ORDER = "there is no such order"
+    NO_FUNDS = "the balance does not cover it"
+    TAKEN = "another order has this id at this provider"
+
+
+class Sighting(msgspec.Struct, frozen=True):
+    """What was last seen of a provider; ``None`` leaves what was seen before.
+
+    Attributes:
+        balance: of our account there, in millionths of ``currency``.
+        latency: of its last answer, in milliseconds.
+        failures: how many calls in a row came to nothing.
+        trouble: the last one's reason, for the owner; empty when all is well.
+
+    """
+
+    provider: str
+    balance: int | None = None
+    currency: str | None = None
+    balance_at: int | None = None
+    synced_at: int | None = None
+    offers: int | None = None
+    answered_at: int | None = None
+    latency: int | None = None
+    failures: int | None = None
+    trouble: str | None = None
+
+
+class Balance(msgspec.Struct, frozen=True):
+    """A customer's accounts in one currency, in millionths; ``owed`` is positive."""
+
+    currency: str
+    available: int = 0
+    held: int = 0
+    sales: int = 0
+    owed: int = 0
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which orders to list, newest first; empty fields don't filter.
+
+    Attributes:
+        status: as ``Order.word`` has it, without regard to case.
+
+    """
+
+    status: str = ""
+    customer: int | None = None
+    provider: str = ""
+    since: int = 0
+    limit: int = 100
+
+
+class Snapshot(Protocol):
+    """The books at one moment, whatever is written meanwhile; for the audit."""
+
+    def count_transfers(self) -> int: ...
+    def transfer_sums(self) -> Iterable[tuple[str, str, str, int]]:
+        """Return (code, owner, currency, sum) of all transfers."""
+        ...
+
+    def accounts(self) -> Iterable[tuple[str, str, str, int]]:
+        """Return (kind, owner, currency, balance) of all accounts."""
+        ...
+
+    def orders(self) -> Iterator[tuple[Order, Mapping[str, int]]]:
+        """Return every order with the sums of its transfers by code."""
+        ...
+
+    def violations(self) -> list[str]:
+        """Return what the schema promises and yet does not hold."""
+        ...
+
+
+class Store(Protocol):
+    """The truth. Every implementation passes the same tests."""
+
+    # --- orders and money: many at once, in one commit ---
+
+    async def place(self, placements: Sequence[Placement]) -> list[Placed | ErrorText]:
+        """Write new orders with their holds, each whole or not at all.
+
+        Outcomes: the order; the one that an earlier claim made; ``NOT_ENOUGH_FUNDS``;
+        ``KEY_REUSED`` (the claim's key with another fingerprint); ``IDENTICAL_ORDER``.
+        """
+        ...
+
+    async def advance(self, steps: Sequence[Step]) -> list[Order | Failure]:
+        """Take each order one transition further; the outcome is the order as it is then."""
+        ...
+
+    async def post(self, transfers: Sequence[Transfer]) -> list[bool]:
+        """Move money that belongs to no order; ``False`` where the key was used already.
+
+        Raises ``TransferConflict`` when it was used for another amount, and ``CustomerError``
+        (not enough funds) when a floor is in the way; then nothing of the list is posted.
+        """
+        ...
+
+    async def claim_due(
+        self, provider: str, now: int, limit: int, next_at: Callable[[Order], int | None]
+    ) -> list[Order]:
+        """Return orders whose status is due, and put each off, so that nobody else asks now."""
+        ...
+
+    # --- reading orders ---
+
+    async def orders(self, ids: Sequence[int]) -> dict[int, Order]: ...
+    async def find_orders(self, wanted: Filter) -> list[Order]: ...
+    async def undecided(self, state: State, limit: int) -> list[Order]: ...
+    async def cancels_wanted(self, limit: int) -> list[Order]: ...
+    async def claimed(self, customer: int, claim: Claim) -> Order | ErrorText | None:
+        """Return what ``place`` would say to a repeat; ``None`` when the claim is free."""
+        ...
+
+    async def history(self, order: int) -> tuple[list[Event], list[Transfer]]: ...
+    async def drop_claims(self, before: int) -> int:
+        """Forget claims older than this; return how many."""
+        ...
+
+    # --- refills ---
+
+    async def add_refills(self, refills: Sequence[Refill]) -> list[Refill]:
+        """Write new refills; returns them under their ids."""
+        ...
+
+    async def set_refills(self, refills: Sequence[Refill]) -> None:
+        """Write refills as they are now."""
+        ...
+
+    async def refills(self, ids: Sequence[int]) -> dict[int, Refill]: ...
+    async def refills_of(self, order: int) -> list[Refill]: ...
+    async def due_refills(self, provider: str, now: int, limit: int) -> list[Refill]: ...
+
+    # --- customers ---
+
+    async def pepper(self) -> bytes:
+        """Return the secret that customers' keys are hashed with."""
+        ...
+
+    async def add_customer(self, customer: Customer, digest: bytes) -> Customer | None:
+        """Write a new customer; ``None`` when the name is taken."""
+        ...
+
+    async def set_customer(self, customer: Customer, digest: bytes | None = None) -> None: ...
+    async def customer_of(self, digest: bytes) -> Customer | None: ...
+    async def customers(self) -> list[Customer]: ...
+    async def balances(self, customers: Sequence[int]) -> dict[int, list[Balance]]: ...
+
+    # --- providers ---
+
+    async def save_offers(self, provider: str, offers: Sequence[Offer], at: int) -> int:
+        """Replace a provider's offers; those not in the list are gone. Returns the new edition."""
+        ...
+
+    async def offers(self) -> dict[str, dict[str, Offer]]:
+        """Return every provider's offers that are not gone, by their ids."""
+        ...
+
+    async def edition(self) -> int:
+        """Return a number that grows whenever offers change."""
+        ...
+
+    async def sight(self, sightings: Sequence[Sighting]) -> None: ...
+    async def sightings(self) -> dict[str, Sighting]: ...
+    async def in_flight(self) -> dict[str, int]:
+        """Return how many orders each provider is being sent, or may have been."""
+        ...
+
+    # --- the whole ---
+
+    async def inspect(self, look: Callable[[Snapshot], T]) -> T:
+        """Run ``look`` on a snapshot, off the event loop."""
+        ...
+
+    async def close(self) -> None: ...
+

@@ -1,0 +1,58 @@
+"""Between rows and values, for both databases: plain columns, JSON where a value has parts."""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, TypeVar
+
+import msgspec
+
+from gateway.model import Order
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_JSON = frozenset({"params", "orders", "detail"})
+_encode = msgspec.json.encode
+_decode = msgspec.json.decode
+
+Value = str | int | bytes | None
+
+
+def columns(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    """Return a table's columns: the fields of what is kept in it, in order."""
+    return kind.__struct_fields__
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return column names for a statement; ``order`` is a word of SQL, so all are quoted."""
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def to_value(name: str, value: Any) -> Value:  # noqa: ANN401  # whatever a field holds
+    """Return a field's value as a database keeps it."""
+    if name in _JSON:
+        return _encode(value).decode()
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    return value  # type: ignore[no-any-return]
+
+
+def to_row(thing: msgspec.Struct) -> tuple[Value, ...]:
+    """Return all fields of a thing as a row."""
+    return tuple(to_value(name, getattr(thing, name)) for name in columns(type(thing)))
+
+
+def from_row(kind: type[T], row: Sequence[Any]) -> T:
+    """Return the thing that a whole row keeps."""
+    fields: dict[str, Any] = dict(zip(columns(kind), row, strict=True))
+    for name in _JSON & fields.keys():
+        fields[name] = _decode(fields[name])
+    return msgspec.convert(fields, kind, strict=False)
+
+
+def changed(before: Order, after: Order) -> Mapping[str, Value]:
+    """Return the columns in which two versions of an order differ."""
+    return {
+        name: to_value(name, value)
+        for name in columns(Order)
+        if (value := getattr(after, name)) != getattr(before, name)
+    }

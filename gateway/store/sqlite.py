@@ -1,0 +1,502 @@
+"""The store on SQLite: one writer thread that commits together what arrives together.
+
+Every commit is a WAL append with ``synchronous=FULL``: durable before the caller goes on. Point
+reads are answered by a second connection on the event loop itself, since at 20 µs each a thread
+would cost more than it saves; what reads many rows goes to a thread, on a connection of its own.
+
+apsw brings its own SQLite; a system's may be one that corrupts its WAL.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import apsw
+
+from gateway.errors import CustomerError, ErrorText, StoreUnavailable
+from gateway.model import (
+    Cancel,
+    Customer,
+    Event,
+    Kind,
+    Offer,
+    Order,
+    Refill,
+    State,
+    Transfer,
+)
+from gateway.store import (
+    Balance,
+    Change,
+    Claim,
+    Failure,
+    Filter,
+    Placed,
+    Placement,
+    Sighting,
+    Snapshot,
+    Step,
+)
+from gateway.store.rows import changed, columns, from_row, listed, to_row
+from gateway.store.sqlite_books import Books, NoFunds, SqliteSnapshot
+from gateway.store.writer import Writer, connect, migrate
+
+T = TypeVar("T")
+
+
+def _select(kind: type[Any], table: str, where: str) -> str:
+    return f"SELECT {listed(columns(kind))} FROM {table} WHERE {where}"
+
+
+def _insert(kind: type[Any], table: str) -> str:
+    names = columns(kind)
+    return f"INSERT INTO {table} ({listed(names)}) VALUES ({', '.join('?' * len(names))})"
+
+
+_ORDER = _select(Order, "orders", "id = ?")
+_WORD = (
+    "CASE WHEN state = 'unknown' OR (state = 'failed' AND status <> 'Canceled') "
+    "THEN state ELSE status END"
+)
+
+
+class SqliteStore:
+    """See ``Store``."""
+
+    def __init__(self, path: Path, writer: Writer, books: Books) -> None:
+        self._path = path
+        self._writer = writer
+        self._books = books
+        self._reader = connect(path)
+
+    @classmethod
+    async def open(cls, path: Path, *, first_id: int = 1) -> Self:
+        """Open or create the file, and bring its schema up to date."""
+        db = await asyncio.to_thread(cls._prepare, path, first_id)
+        books = Books()
+        return cls(path, Writer(db, books.forget), books)
+
+    @staticmethod
+    def _prepare(path: Path, first_id: int) -> apsw.Connection:
+        db = connect(path, write=True)
+        try:
+            migrate(db, path)
+            db.execute(
+                "UPDATE counters SET value = max(value, ?) WHERE name = 'order'", (first_id - 1,)
+            )
+        except apsw.Error as error:
+            db.close()
+            msg = f"{path}: {error}"
+            raise StoreUnavailable(msg) from error
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    async def close(self) -> None:
+        """Commit what is waiting, and close the file."""
+        self._reader.close()
+        await self._writer.close()
+
+    def _read(self, statement: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._reader.execute(statement, tuple(bindings)).fetchall()
+        except apsw.Error as error:
+            raise StoreUnavailable(str(error)) from error
+
+    async def inspect(self, look: Callable[[Snapshot], T]) -> T:
+        """Run ``look`` on a snapshot, in a thread."""
+        return await self._apart(lambda db: look(SqliteSnapshot(db)))
+
+    async def _apart(self, work: Callable[[apsw.Connection], T]) -> T:
+        def run() -> T:
+            with closing(connect(self._path)) as db:
+                try:
+                    db.execute("BEGIN")
+                    return work(db)
+                except apsw.Error as error:
+                    raise StoreUnavailable(str(error)) from error
+
+        return await asyncio.to_thread(run)
+
+    # --- orders and money ---------------------------------------------------------------
+
+    async def place(self, placements: Sequence[Placement]) -> list[Placed | ErrorText]:
+        """Write new orders with their holds, each whole or not at all."""
+        return await self._writer.do(lambda db: [self._place(db, one) for one in placements])
+
+    def _place(self, db: apsw.Connection, new: Placement) -> Placed | ErrorText:
+        if new.claim and (standing := _standing(db, new.customer, new.claim)) is not None:
+            return standing if isinstance(standing, ErrorText) else Placed(standing, fresh=False)
+        order_id = db.execute(
+            "UPDATE counters SET value = value + 1 WHERE name = 'order' RETURNING value"
+        ).get
+        change = new.build(order_id)
+        if self._write(db, None, change) is not None:
+            return ErrorText.NOT_ENOUGH_FUNDS
+        if new.claim:
+            db.execute(
+                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)",
+                (new.customer, new.claim.key, new.claim.fingerprint, order_id, new.at),
+            )
+        return Placed(change.order, fresh=True)
+
+    async def advance(self, steps: Sequence[Step]) -> list[Order | Failure]:
+        """Take each order one transition further."""
+        return await self._writer.do(lambda db: [self._advance(db, step) for step in steps])
+
+    def _advance(self, db: apsw.Connection, step: Step) -> Order | Failure:
+        row = db.execute(_ORDER, (step.order,)).fetchone()
+        if row is None:
+            return Failure.NO_ORDER
+        order = from_row(Order, row)
+        change = step.change(order)
+        if change is None:
+            return order
+        return self._write(db, order, change) or change.order
+
+    def _write(
+        self, db: apsw.Connection, before: Order | None, change: Change
+    ) -> Failure | None:
+        """Write a change whole, or say why nothing of it was written."""
+        order = change.order
+        db.execute("SAVEPOINT change")
+        try:
+            if before is None:
+                db.execute(_insert(Order, "orders"), to_row(order))
+            else:
+                fields = changed(before, order)
+                names = ", ".join(f'"{name}" = ?' for name in fields)
+                db.execute(
+                    f"UPDATE orders SET {names} WHERE id = ?",  # noqa: S608  # columns of ours
+                    (*fields.values(), order.id),
+                )
+            for transfer in change.transfers:
+                self._books.post(db, transfer)
+        except NoFunds:
+            failure = Failure.NO_FUNDS
+        except apsw.ConstraintError as error:
+            if "upstream_id" not in str(error):
+                raise
+            failure = Failure.TAKEN
+        else:
+            if change.event:
+                db.execute(_insert(Event, "events"), to_row(change.event))
+            if change.frees:
+                db.execute('DELETE FROM claims WHERE "order" = ?', (order.id,))
+            db.execute("RELEASE change")
+            return None
+        db.execute("ROLLBACK TO change")
+        db.execute("RELEASE change")
+        self._books.forget()
+        return failure
+
+    async def post(self, transfers: Sequence[Transfer]) -> list[bool]:
+        """Move money that belongs to no order, all of it or nothing."""
+
+        def run(db: apsw.Connection) -> list[bool]:
+            try:
+                return [self._books.post(db, transfer) for transfer in transfers]
+            except NoFunds:
+                raise CustomerError(ErrorText.NOT_ENOUGH_FUNDS) from None
+
+        return await self._writer.do(run)
+
+    async def claim_due(
+        self, provider: str, now: int, limit: int, next_at: Callable[[Order], int | None]
+    ) -> list[Order]:
+        """Return orders whose status is due, and put each off."""
+        due = (
+            _select(Order, "orders", "provider = ? AND poll_at <= ?") + " ORDER BY poll_at LIMIT ?"
+        )
+        # Most looks find nothing, and need not wait for the writer.
+        if not self._read(due, (provider, now, 1)):
+            return []
+
+        def run(db: apsw.Connection) -> list[Order]:
+            orders = [from_row(Order, row) for row in db.execute(due, (provider, now, limit))]
+            db.executemany(
+                "UPDATE orders SET poll_at = ? WHERE id = ?",
+                [(next_at(order), order.id) for order in orders],
+            )
+            return orders
+
+        return await self._writer.do(run)
+
+    async def claimed(self, customer: int, claim: Claim) -> Order | ErrorText | None:
+        """Return what ``place`` would say to a repeat."""
+        return _standing(self._reader, customer, claim)
+
+    async def drop_claims(self, before: int) -> int:
+        """Forget claims older than this."""
+
+        def run(db: apsw.Connection) -> int:
+            db.execute("DELETE FROM claims WHERE at < ?", (before,))
+            return db.changes()
+
+        return await self._writer.do(run)
+
+    # --- reading orders -----------------------------------------------------------------
+
+    async def orders(self, ids: Sequence[int]) -> dict[int, Order]:
+        """Return the orders that exist of these."""
+        found = {}
+        for order_id in ids:
+            for row in self._read(_ORDER, (order_id,)):
+                found[order_id] = from_row(Order, row)
+        return found
+
+    async def find_orders(self, wanted: Filter) -> list[Order]:
+        """Return orders, newest first."""
+        where, bindings = ["created_at >= ?"], [wanted.since]
+        for condition, value in (
+            (f"{_WORD} = ? COLLATE NOCASE", wanted.status),
+            ("customer = ?", wanted.customer),
+            ("provider = ?", wanted.provider),
+        ):
+            if value:
+                where.append(condition)
+                bindings.append(value)  # type: ignore[arg-type]
+        statement = _select(Order, "orders", " AND ".join(where)) + " ORDER BY id DESC LIMIT ?"
+        return await self._apart(
+            lambda db: [
+                from_row(Order, row) for row in db.execute(statement, (*bindings, wanted.limit))
+            ]
+        )
+
+    async def undecided(self, state: State, limit: int) -> list[Order]:
+        """Return orders in a state before ``placed``, oldest first."""
+        # The condition is spelled out so that SQLite sees that the partial index serves.
+        where = "state = ? AND state IN ('queued', 'sending', 'unknown')"
+        statement = _select(Order, "orders", where) + " ORDER BY id LIMIT ?"
+        return [from_row(Order, row) for row in self._read(statement, (state, limit))]
+
+    async def cancels_wanted(self, limit: int) -> list[Order]:
+        """Return placed orders whose cancel the provider has not heard yet."""
+        where = f"cancel = '{Cancel.WANTED}' AND state = '{State.PLACED}'"
+        statement = _select(Order, "orders", where) + " ORDER BY id LIMIT ?"
+        return [from_row(Order, row) for row in self._read(statement, (limit,))]
+
+    async def history(self, order: int) -> tuple[list[Event], list[Transfer]]:
+        """Return what happened to an order, and every movement of its money, in order."""
+        first, last = f"order/{order}/", f"order/{order}0"  # "0" follows "/"
+        events = _select(Event, "events", '"order" = ?') + " ORDER BY version"
+        transfers = _select(Transfer, "transfers", "key >= ? AND key < ?") + " ORDER BY id"
+        return (
+            [from_row(Event, row) for row in self._read(events, (order,))],
+            [from_row(Transfer, row) for row in self._read(transfers, (first, last))],
+        )
+
+    # --- refills ------------------------------------------------------------------------
+
+    async def add_refills(self, refills: Sequence[Refill]) -> list[Refill]:
+        """Write new refills."""
+
+        def run(db: apsw.Connection) -> list[Refill]:
+            written = []
+            for refill in refills:
+                db.execute(_insert(Refill, "refills"), (None, *to_row(refill)[1:]))
+                row = (db.last_insert_rowid(), *to_row(refill)[1:])
+                written.append(from_row(Refill, row))
+            return written
+
+        return await self._writer.do(run)
+
+    async def set_refills(self, refills: Sequence[Refill]) -> None:
+        """Write refills as they are now."""
+        rows = [(one.upstream_id, one.status, one.poll_at, one.id) for one in refills]
+        await self._writer.do(
+            lambda db: db.executemany(
+                "UPDATE refills SET upstream_id = ?, status = ?, poll_at = ? WHERE id = ?", rows
+            ).fetchall()
+        )
+
+    async def refills(self, ids: Sequence[int]) -> dict[int, Refill]:
+        """Return the refills that exist of these."""
+        statement = _select(Refill, "refills", "id = ?")
+        return {
+            refill_id: from_row(Refill, row)
+            for refill_id in ids
+            for row in self._read(statement, (refill_id,))
+        }
+
+    async def refills_of(self, order: int) -> list[Refill]:
+        """Return an order's refills, oldest first."""
+        statement = _select(Refill, "refills", '"order" = ?') + " ORDER BY id"
+        return [from_row(Refill, row) for row in self._read(statement, (order,))]
+
+    async def due_refills(self, provider: str, now: int, limit: int) -> list[Refill]:
+        """Return refills whose status is due."""
+        where = "provider = ? AND poll_at <= ?"
+        statement = _select(Refill, "refills", where) + " ORDER BY poll_at LIMIT ?"
+        return [from_row(Refill, row) for row in self._read(statement, (provider, now, limit))]
+
+    # --- customers ----------------------------------------------------------------------
+
+    async def pepper(self) -> bytes:
+        """Return the secret that customers' keys are hashed with."""
+        return bytes(self._read("SELECT value FROM secrets WHERE name = 'pepper'")[0][0])
+
+    async def add_customer(self, customer: Customer, digest: bytes) -> Customer | None:
+        """Write a new customer."""
+
+        def run(db: apsw.Connection) -> Customer | None:
+            if db.execute("SELECT 1 FROM customers WHERE name = ?", (customer.name,)).fetchone():
+                return None
+            db.execute(
+                "INSERT INTO customers (name, digest, tier, disabled, created_at) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (customer.name, digest, customer.tier, customer.disabled, customer.created_at),
+            )
+            row = (db.last_insert_rowid(), *to_row(customer)[1:])
+            return from_row(Customer, row)
+
+        return await self._writer.do(run)
+
+    async def set_customer(self, customer: Customer, digest: bytes | None = None) -> None:
+        """Write a customer as he is now, with a new key when one is given."""
+        await self._writer.do(
+            lambda db: db.execute(
+                "UPDATE customers SET name = ?, tier = ?, disabled = ?, "
+                "digest = coalesce(?, digest) WHERE id = ?",
+                (customer.name, customer.tier, customer.disabled, digest, customer.id),
+            ).fetchall()
+        )
+
+    async def customer_of(self, digest: bytes) -> Customer | None:
+        """Return who holds the key with this digest."""
+        rows = self._read(_select(Customer, "customers", "digest = ?"), (digest,))
+        return from_row(Customer, rows[0]) if rows else None
+
+    async def customers(self) -> list[Customer]:
+        """Return all customers."""
+        rows = self._read(_select(Customer, "customers", "1") + " ORDER BY id")
+        return [from_row(Customer, row) for row in rows]
+
+    async def balances(self, customers: Sequence[int]) -> dict[int, list[Balance]]:
+        """Return the customers' accounts, by currency."""
+        found: dict[int, list[Balance]] = {}
+        for customer in customers:
+            sums: dict[str, dict[str, int]] = {}
+            for kind, currency, balance in self._read(
+                "SELECT kind, currency, balance FROM accounts WHERE owner = ?", (str(customer),)
+            ):
+                sums.setdefault(currency, {})[kind] = balance
+            found[customer] = [
+                Balance(
+                    currency,
+                    available=one.get(Kind.AVAILABLE, 0),
+                    held=one.get(Kind.HELD, 0),
+                    sales=one.get(Kind.SALES, 0),
+                    owed=-one.get(Kind.OWED, 0),
+                )
+                for currency, one in sums.items()
+            ]
+        return found
+
+    # --- providers ----------------------------------------------------------------------
+
+    async def save_offers(self, provider: str, offers: Sequence[Offer], at: int) -> int:
+        """Replace a provider's offers, writing only what differs."""
+        known = (await self._offers(gone=True)).get(provider, {})
+        new = {offer.id: offer for offer in offers}
+        fresh = [
+            (provider, *to_row(offer)) for offer in offers if known.get(offer.id) != (offer, None)
+        ]
+        gone = [
+            (at, provider, one)
+            for one, (_, gone_at) in known.items()
+            if one not in new and gone_at is None
+        ]
+
+        def run(db: apsw.Connection) -> int:
+            names = ("provider", *columns(Offer))
+            db.executemany(
+                f"INSERT OR REPLACE INTO offers ({listed(names)}) "  # noqa: S608  # ours
+                f"VALUES ({', '.join('?' * len(names))})",
+                fresh,
+            )
+            db.executemany("UPDATE offers SET gone_at = ? WHERE provider = ? AND id = ?", gone)
+            step = 1 if fresh or gone else 0
+            return int(
+                db.execute(
+                    "UPDATE counters SET value = value + ? WHERE name = 'offers' RETURNING value",
+                    (step,),
+                ).get
+            )
+
+        return await self._writer.do(run)
+
+    async def offers(self) -> dict[str, dict[str, Offer]]:
+        """Return every provider's offers that are not gone."""
+        return {
+            provider: {one: offer for one, (offer, _) in offers.items()}
+            for provider, offers in (await self._offers(gone=False)).items()
+        }
+
+    async def _offers(self, *, gone: bool) -> dict[str, dict[str, tuple[Offer, int | None]]]:
+        where = "" if gone else " WHERE gone_at IS NULL"
+        statement = f"SELECT provider, gone_at, {listed(columns(Offer))} FROM offers{where}"  # noqa: S608  # ours
+
+        def run(db: apsw.Connection) -> dict[str, dict[str, tuple[Offer, int | None]]]:
+            found: dict[str, dict[str, tuple[Offer, int | None]]] = {}
+            for provider, gone_at, *row in db.execute(statement):
+                offer = from_row(Offer, row)
+                found.setdefault(provider, {})[offer.id] = (offer, gone_at)
+            return found
+
+        return await self._apart(run)
+
+    async def edition(self) -> int:
+        """Return a number that grows whenever offers change."""
+        return int(self._read("SELECT value FROM counters WHERE name = 'offers'")[0][0])
+
+    async def sight(self, sightings: Sequence[Sighting]) -> None:
+        """Write what was seen of providers, keeping what was not looked at."""
+
+        def run(db: apsw.Connection) -> None:
+            for one in sightings:
+                fields = dict(zip(columns(Sighting), to_row(one), strict=True))
+                seen = {name: value for name, value in fields.items() if value is not None}
+                names = listed(tuple(seen))
+                values = ", ".join("?" * len(seen))
+                updates = ", ".join(f'"{name}" = excluded."{name}"' for name in seen)
+                db.execute(
+                    f"INSERT INTO sightings ({names}) VALUES ({values}) "  # noqa: S608  # ours
+                    f"ON CONFLICT (provider) DO UPDATE SET {updates}",
+                    tuple(seen.values()),
+                )
+
+        await self._writer.do(run)
+
+    async def sightings(self) -> dict[str, Sighting]:
+        """Return what was last seen of each provider."""
+        rows = self._read(_select(Sighting, "sightings", "1"))
+        return {row[0]: from_row(Sighting, row) for row in rows}
+
+    async def in_flight(self) -> dict[str, int]:
+        """Return how many orders each provider is being sent, or may have been."""
+        return dict(
+            self._read(
+                "SELECT provider, count(*) FROM orders WHERE state IN ('sending', 'unknown') "
+                "GROUP BY provider"
+            )  # type: ignore[arg-type]
+        )
+
+
+def _standing(db: apsw.Connection, customer: int, claim: Claim) -> Order | ErrorText | None:
+    """Return the order that an earlier claim made, or why a repeat of it is an error."""
+    row = db.execute(
+        'SELECT fingerprint, "order" FROM claims WHERE customer = ? AND key = ? AND at >= ?',
+        (customer, claim.key, claim.since),
+    ).fetchone()
+    if row is None:
+        return None
+    fingerprint, order = row
+    if bytes(fingerprint) != claim.fingerprint:
+        return ErrorText.KEY_REUSED
+    if claim.reject:
+        return ErrorText.IDENTICAL_ORDER
+    return from_row(Order, db.execute(_ORDER, (order,)).fetchone())

@@ -1,0 +1,172 @@
+"""One thread that writes to a SQLite file, and commits together what arrives together.
+
+While a commit is under way the next operations gather; nobody waits for a timer, and an
+operation that arrives alone is committed at once.
+"""
+
+import asyncio
+import queue
+import re
+import threading
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+import structlog
+
+from gateway.errors import ConfigError, StoreUnavailable
+
+T = TypeVar("T")
+Operation = Callable[[apsw.Connection], Any]
+
+MOST = 512
+"""Operations in one commit; more would make the first of them wait for the last."""
+PATIENCE = 5000
+"""Milliseconds to wait for another process that is writing."""
+_MIGRATION = re.compile(r"(\d{4})_\w+\.sql")
+
+log = structlog.get_logger()
+
+
+def connect(path: Path, *, write: bool = False) -> apsw.Connection:
+    """Open the file; ``StoreUnavailable`` when that is not possible."""
+    flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if write else 0)
+    try:
+        db = apsw.Connection(str(path), flags=flags)
+        db.set_busy_timeout(PATIENCE)
+        db.execute("PRAGMA foreign_keys = ON")
+        if write:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA journal_size_limit = 67108864")
+        else:
+            db.execute("PRAGMA query_only = ON")
+    except apsw.Error as error:
+        msg = f"{path}: {error}"
+        raise StoreUnavailable(msg) from error
+    return db
+
+
+def migrations() -> list[tuple[int, str]]:
+    """Return the numbered statements that make the schema, in order."""
+    found = []
+    for file in resources.files("gateway.store").joinpath("migrations/sqlite").iterdir():
+        if match := _MIGRATION.fullmatch(file.name):
+            found.append((int(match[1]), file.read_text()))
+    return sorted(found)
+
+
+def migrate(db: apsw.Connection, path: Path) -> None:
+    """Bring the schema up to this program's; a file of a newer program is refused."""
+    known = migrations()
+    db.execute("BEGIN EXCLUSIVE")
+    try:
+        version = db.pragma("user_version")
+        if version > known[-1][0]:
+            msg = (
+                f"{path}: written by a newer version of the gateway "
+                f"(schema {version}, this program knows {known[-1][0]}); install that version"
+            )
+            raise ConfigError(msg)
+        for number, statements in known:
+            if number > version:
+                db.execute(statements)
+                db.execute(f"PRAGMA user_version = {number}")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+class Writer:
+    """The one writing connection of this process, on its own thread."""
+
+    def __init__(self, db: apsw.Connection, on_rollback: Callable[[], None]) -> None:
+        self._db = db
+        self._on_rollback = on_rollback
+        self._waiting: queue.SimpleQueue[tuple[Operation, asyncio.Future[Any]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+        self._closed = False
+
+    def do(self, operation: Callable[[apsw.Connection], T]) -> "asyncio.Future[T]":
+        """Run an operation in the next commit; the future resolves when it is durable."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            future.set_exception(StoreUnavailable("the store is closed"))
+        else:
+            self._waiting.put((operation, future))
+        return future
+
+    async def close(self) -> None:
+        """Commit what is waiting, and end the thread."""
+        if not self._closed:
+            self._closed = True
+            self._waiting.put(None)
+            await asyncio.to_thread(self._thread.join)
+            self._db.close()
+
+    def _run(self) -> None:
+        going = True
+        while going:
+            batch = []
+            entry = self._waiting.get()
+            while entry is not None:
+                batch.append(entry)
+                if len(batch) == MOST or self._waiting.empty():
+                    break
+                entry = self._waiting.get()
+            else:
+                going = False
+            if batch:
+                self._answer(batch, self._commit([operation for operation, _ in batch]))
+
+    def _commit(self, operations: list[Operation]) -> list[Any]:
+        """Return each operation's result, or the exception that it ended with."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            results = [operation(self._db) for operation in operations]
+            self._db.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for it
+            if not self._db.get_autocommit():
+                self._db.execute("ROLLBACK")
+            self._on_rollback()
+            if len(operations) > 1 and not isinstance(error, apsw.BusyError):
+                # One of them is at fault; the others must not pay for it.
+                return [self._commit([operation])[0] for operation in operations]
+            return [_translated(error)] * len(operations)
+        return results
+
+    @staticmethod
+    def _answer(batch: list[tuple[Operation, asyncio.Future[Any]]], results: list[Any]) -> None:
+        loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+        for (_, future), result in zip(batch, results, strict=True):
+            loops.setdefault(future.get_loop(), []).append((future, result))
+        for loop, answers in loops.items():
+            try:
+                loop.call_soon_threadsafe(_resolve, answers)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                log.debug("a commit outlived its event loop", operations=len(answers))
+
+
+def _resolve(answers: list[tuple["asyncio.Future[Any]", Any]]) -> None:
+    for future, result in answers:
+        if future.cancelled():
+            continue
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+
+def _translated(error: Exception) -> Exception:
+    """Return what the rest of the program knows: only the database's own troubles change."""
+    if isinstance(error, apsw.Error) and not isinstance(error, apsw.ConstraintError):
+        unavailable = StoreUnavailable(str(error))
+        unavailable.__cause__ = error
+        return unavailable
+    return error

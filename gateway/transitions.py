@@ -1,0 +1,313 @@
+"""What may happen to an order, each as a pure function from the order as it is to what it becomes.
+
+The store calls them inside its transaction, on the row as it is then, so two processes that learn
+of the same thing in any order end at the same place. ``None`` means that nothing changes.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from gateway import ledger
+from gateway.errors import ErrorText
+from gateway.model import (
+    SETTLED,
+    Cancel,
+    Event,
+    Offer,
+    Order,
+    Report,
+    State,
+    Status,
+)
+from gateway.order_types import SUBSCRIPTIONS
+from gateway.store import Change, Transition
+
+SECOND = 1000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """The route that an attempt takes: everything of it that the order remembers.
+
+    Attributes:
+        cost: what it should cost there, in millionths of ``currency``.
+        exchange: one unit of ``currency`` in the gateway's currency, as text.
+
+    """
+
+    provider: str
+    offer: Offer
+    cost: int
+    currency: str
+    exchange: str
+
+
+class Following(msgspec.Struct, frozen=True):
+    """How often statuses are asked for, in milliseconds.
+
+    Attributes:
+        every: between two looks at a young order.
+        follow_for: how long after it was settled an order is looked at.
+
+    """
+
+    every: int
+    follow_for: int
+
+    def next(self, order: Order, now: int) -> int | None:
+        """Return when to ask for the order's status next: the older, the less often."""
+        if order.settled_at is not None:
+            since = now - order.settled_at
+            if since > self.follow_for:
+                return None
+            return now + min(max(since, 10 * self.every), 24 * HOUR)
+        return now + min(max((now - order.created_at) // 20, self.every), 30 * MINUTE)
+
+
+def _become(
+    order: Order, event: Event, at: int, /, *, frees: bool = False, **fields: object
+) -> Change:
+    after = msgspec.structs.replace(order, version=order.version + 1, **fields)
+    stamped = msgspec.structs.replace(event, at=at, order=after.id, version=after.version)
+    return Change(after, ledger.movements(order, after, at), stamped, frees)
+
+
+def _taking(choice: Choice, attempt: int, at: int) -> dict[str, object]:
+    return {
+        "state": State.SENDING,
+        "provider": choice.provider,
+        "route": choice.offer.id,
+        "cost": choice.cost,
+        "cost_currency": choice.currency,
+        "exchange": choice.exchange,
+        "attempt": attempt,
+        "attempt_at": at,
+    }
+
+
+def opened(draft: Order, choice: Choice | None, at: int) -> Callable[[int], Change]:
+    """Return what makes a new order of a draft, under the id that the store gives it."""
+
+    def build(order_id: int) -> Change:
+        fields = _taking(choice, 1, at) if choice else {"state": State.QUEUED, "attempt": 0}
+        after = msgspec.structs.replace(draft, id=order_id, version=1, created_at=at, **fields)
+        return Change(after, ledger.movements(None, after, at))
+
+    return build
+
+
+def sending(choice: Choice, at: int) -> Transition:
+    """A queued order takes a route."""
+
+    def change(order: Order) -> Change | None:
+        if order.state is not State.QUEUED:
+            return None
+        event = Event("sending", {"provider": choice.provider, "service": choice.offer.id})
+        return _become(order, event, at, **_taking(choice, order.attempt + 1, at))
+
+    return change
+
+
+def accepted(upstream_id: str, attempt: int, at: int, following: Following) -> Transition:
+    """The provider gave an order id: an answer, though it may come after we stopped waiting."""
+
+    def change(order: Order) -> Change | None:
+        if order.attempt != attempt or order.state not in (State.SENDING, State.UNKNOWN):
+            return None
+        return _placed(order, Event("accepted", _attempt(order, upstream_id)), at, following)
+
+    return change
+
+
+def _placed(order: Order, event: Event, at: int, following: Following) -> Change:
+    upstream_id = str(event.detail.get("upstream_id") or "")
+    return _become(
+        order,
+        event,
+        at,
+        state=State.PLACED,
+        upstream_id=upstream_id,
+        error="",
+        poll_at=at + following.every if upstream_id else None,
+    )
+
+
+def _attempt(order: Order, upstream_id: str = "", words: str = "") -> dict[str, str | int | None]:
+    detail: dict[str, str | int | None] = {
+        "attempt": order.attempt,
+        "provider": order.provider,
+        "service": order.route,
+        "began_at": order.attempt_at,
+    }
+    if upstream_id:
+        detail["upstream_id"] = upstream_id
+    if words:
+        detail["words"] = words
+    return detail
+
+
+def refused(
+    kind: str,
+    words: str,
+    attempt: int,
+    at: int,
+    *,
+    then: Choice | ErrorText | None,
+    frees: bool = False,
+) -> Transition:
+    """An attempt provably came to nothing.
+
+    ``then`` is the next route, or what the customer is told, or ``None`` to wait for a route.
+    """
+
+    def change(order: Order) -> Change | None:
+        if order.attempt != attempt or order.state not in (State.SENDING, State.UNKNOWN):
+            return None
+        event = Event(kind, _attempt(order, words=words))
+        if isinstance(then, Choice):
+            return _become(order, event, at, **_taking(then, attempt + 1, at))
+        if then is None:
+            return _become(order, event, at, state=State.QUEUED)
+        return _become(order, event, at, frees=frees, state=State.FAILED, error=str(then))
+
+    return change
+
+
+def unknown(words: str, attempt: int, at: int) -> Transition:
+    """The provider may have taken it: the hold stays until there is evidence."""
+
+    def change(order: Order) -> Change | None:
+        if order.attempt != attempt or order.state is not State.SENDING:
+            return None
+        return _become(
+            order, Event("unknown", _attempt(order, words=words)), at, state=State.UNKNOWN
+        )
+
+    return change
+
+
+def settled(upstream_id: str | None, at: int, following: Following) -> Transition:
+    """The owner decides an unknown order: placed under this id, or (``None``) not placed."""
+
+    def change(order: Order) -> Change | None:
+        if order.state is not State.UNKNOWN:
+            return None
+        detail = {"by": "owner", **_attempt(order, upstream_id or "")}
+        if upstream_id is not None:
+            return _placed(order, Event("settled as placed", detail), at, following)
+        event = Event("settled as not placed", detail)
+        return _become(order, event, at, state=State.FAILED, error=ErrorText.UNAVAILABLE)
+
+    return change
+
+
+def retried(at: int) -> Transition:
+    """The owner sends a failed order again: it is held anew, and waits for a route."""
+
+    def change(order: Order) -> Change | None:
+        if order.state is not State.FAILED:
+            return None
+        fields = {
+            "state": State.QUEUED,
+            "status": Status.PENDING,
+            "cancel": Cancel.NONE,
+            "error": "",
+        }
+        return _become(order, Event("retried", {"by": "owner"}), at, **fields)
+
+    return change
+
+
+def cancel_wanted(at: int) -> Transition:
+    """A cancel is asked for; an order that was never sent is canceled at once."""
+
+    def change(order: Order) -> Change | None:
+        event = Event("cancel wanted")
+        if order.state is State.QUEUED:
+            fields = {"state": State.FAILED, "status": Status.CANCELED, "cancel": Cancel.ASKED}
+            return _become(order, event, at, **fields)
+        if order.cancel is not Cancel.NONE or not cancelable(order):
+            return None
+        return _become(order, event, at, cancel=Cancel.WANTED)
+
+    return change
+
+
+def cancelable(order: Order) -> bool:
+    """Tell whether asking for a cancel can still make sense."""
+    return order.state is not State.FAILED and order.status not in SETTLED
+
+
+def cancel_answered(words: str | None, at: int) -> Transition:
+    """The provider took the cancel (``None``), or refused it with these words."""
+
+    def change(order: Order) -> Change | None:
+        if order.cancel is not Cancel.WANTED:
+            return None
+        if words is None:
+            return _become(order, Event("cancel taken"), at, cancel=Cancel.ASKED)
+        event = Event("cancel refused", {"words": words})
+        return _become(order, event, at, cancel=Cancel.NONE)
+
+    return change
+
+
+def reported(report: Report, at: int, following: Following) -> Transition:
+    """Take over what the provider says of an order; a word that nobody knows changes nothing."""
+
+    def change(order: Order) -> Change | None:
+        if order.state is not State.PLACED or report.status is None:
+            return None
+        fields = _news(order, report, report.status, at)
+        if not fields:
+            return None
+        detail: dict[str, str | int | None] = {"status": report.word}
+        detail |= {
+            name: value
+            for name in ("charge", "start_count", "remains", "runs", "posts")
+            if (value := getattr(report, name)) is not None
+        }
+        after = msgspec.structs.replace(order, **fields)
+        if after.settled_at != order.settled_at:
+            fields["poll_at"] = following.next(after, at)
+        return _become(order, Event("status", detail), at, **fields)
+
+    return change
+
+
+def _news(order: Order, report: Report, status: Status, at: int) -> dict[str, object]:
+    """Return the fields that a report changes."""
+    said: dict[str, object] = {
+        "status": status,
+        "start_count": report.start_count,
+        "remains": _remains(order, report),
+        "runs": report.runs,
+        "posts": report.posts,
+        "orders": report.orders or None,
+        "expiry": report.expiry or None,
+    }
+    if report.charge is not None and report.currency in ("", order.cost_currency):
+        said["billed"] = report.charge
+        if report.charge and status not in (Status.PARTIAL, Status.CANCELED):
+            said["cost"] = report.charge  # the whole, which a later share is taken of
+    if status in SETTLED and order.settled_at is None:
+        said["settled_at"] = at
+    return {
+        name: value
+        for name, value in said.items()
+        if value is not None and value != getattr(order, name)
+    }
+
+
+def _remains(order: Order, report: Report) -> int | None:
+    """Return what is left to deliver, in the customer's units.
+
+    A drip-feed row may say only how many runs are done; the rest of the runs is what remains.
+    """
+    if report.remains is None and report.runs is not None and order.type != SUBSCRIPTIONS:
+        runs, quantity = order.params.get("runs"), order.params.get("quantity")
+        if runs and quantity:
+            return (int(runs) - report.runs) * int(quantity)
+    return report.remains
