@@ -1,0 +1,342 @@
+"""What is for sale: local ids, the routes that can fulfil each, and the rates of each price group.
+
+A ``Catalog`` is one edition, never changed; the ``Shop`` holds the edition in force and makes the
+next one when providers' offers change.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+
+import msgspec
+import structlog
+
+from gateway import money, order_types, pricing
+from gateway.cache import Cache
+from gateway.config import Config
+from gateway.config import Service as Declared
+from gateway.errors import CallFailed, Indeterminate
+from gateway.model import Action, Offer
+from gateway.order_form import Form, Limits
+from gateway.order_types import OrderType, Size
+from gateway.router import Router
+from gateway.store import Sighting, Store
+from gateway.transitions import Choice
+
+log = structlog.get_logger()
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A provider's offer that can fulfil a service.
+
+    Attributes:
+        currency: the provider's.
+        exchange: one unit of it in the gateway's currency.
+        rate: what 1000 cost us there, in the gateway's currency.
+
+    """
+
+    provider: str
+    offer: Offer
+    currency: str
+    exchange: Decimal
+    rate: Decimal
+
+
+class Service(msgspec.Struct, frozen=True):
+    """Something that customers can order.
+
+    Attributes:
+        routes: in the order in which they are tried.
+        markups: by price group, ``""`` for customers in none; empty when ``fixed`` is set.
+        fixed: a rate that the owner set, in the gateway's currency.
+
+    """
+
+    id: int
+    name: str
+    type: OrderType
+    category: str
+    description: str
+    min: int
+    max: int
+    refill: bool
+    cancel: bool
+    dripfeed: bool
+    routes: tuple[Route, ...]
+    markups: Mapping[str, Decimal]
+    fixed: Decimal | None
+    allow_loss: bool
+    posts: int
+
+    def rate(self, tier: str) -> Decimal:
+        """Return what 1000 (or one package) cost a customer of this price group."""
+        if self.fixed is not None:
+            return self.fixed
+        markup = self.markups.get(tier, self.markups[""])
+        return pricing.sell(self.routes[0].rate, markup)
+
+    def charge(self, size: int, tier: str) -> int:
+        """Return the price of an order, in millionths."""
+        return money.charge(self.rate(tier), size, self.per)
+
+    @property
+    def per(self) -> int:
+        """How many units the rate is for."""
+        return 1 if self.type.size is Size.ONE else money.PER
+
+    @property
+    def limits(self) -> Limits:
+        """What an order form is checked against."""
+        return Limits(self.min, self.max, self.dripfeed, self.posts)
+
+    def choices(self, form: Form, charge: int) -> list[Choice]:
+        """Return the routes that can take this order without a loss, in order."""
+        found = []
+        for route in self.routes:
+            cost = money.charge(route.offer.rate, form.size, self.per)
+            fits = form.quantity is None or route.offer.min <= form.quantity <= route.offer.max
+            loss = pricing.costs_more(cost, route.exchange, charge)
+            if fits and (self.allow_loss or not loss):
+                found.append(
+                    Choice(
+                        route.provider, route.offer, cost, route.currency, f"{route.exchange:f}"
+                    )
+                )
+        return found
+
+
+class Catalog:
+    """One edition of what is for sale."""
+
+    def __init__(self, services: Mapping[int, Service], edition: str) -> None:
+        self.services = services
+        self.edition = edition
+        self._rendered: dict[str, tuple[bytes, str]] = {}
+
+    @classmethod
+    def make(
+        cls,
+        config: Config,
+        offers: Mapping[str, Mapping[str, Offer]],
+        actions: Callable[[str, Action], bool],
+        edition: str = "",
+    ) -> "Catalog":
+        """Put together what the owner declares and what the providers offer now."""
+        services = {}
+        for service_id, declared in config.services.items():
+            service = _service(service_id, declared, config, offers, actions)
+            if service is not None:
+                services[service_id] = service
+        return cls(services, edition)
+
+    def rendered(self, tier: str) -> tuple[bytes, str]:
+        """Return the list as customers of a price group get it, and its ETag."""
+        found = self._rendered.get(tier)
+        if found is None:
+            body = msgspec.json.encode([_row(one, tier) for one in self.services.values()])
+            found = self._rendered[tier] = (body, etag(body))
+        return found
+
+    def keep(self, tier: str, body: bytes) -> tuple[bytes, str]:
+        """Take over a list that another process has rendered of the same edition."""
+        self._rendered[tier] = found = (body, etag(body))
+        return found
+
+    def knows(self, tier: str) -> bool:
+        """Tell whether the list of a price group is rendered already."""
+        return tier in self._rendered
+
+
+def etag(body: bytes) -> str:
+    """Return a strong entity tag of a body."""
+    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
+def _row(service: Service, tier: str) -> dict[str, object]:
+    return {
+        "service": service.id,
+        "name": service.name,
+        "type": service.type.name,
+        "category": service.category,
+        "rate": money.rate_text(service.rate(tier)),
+        "min": str(service.min),
+        "max": str(service.max),
+        "refill": service.refill,
+        "cancel": service.cancel,
+        "dripfeed": service.dripfeed,
+        "desc": service.description,
+    }
+
+
+def _service(
+    service_id: int,
+    declared: Declared,
+    config: Config,
+    offers: Mapping[str, Mapping[str, Offer]],
+    actions: Callable[[str, Action], bool],
+) -> Service | None:
+    """Return a service with the routes that exist now; ``None`` when it has none."""
+    routes = _routes(declared, config, offers)
+    if not routes:
+        return None
+    first = routes[0]
+    kind = _type(declared, first.offer)
+    if kind is None:
+        log.warning(
+            "not for sale: say under `parameters:` what its type takes",
+            service=service_id,
+            type=first.offer.type,
+            provider=first.provider,
+        )
+        return None
+    # A route of another type would take other parameters than the customer was asked for.
+    same = [route for route in routes if _type(declared, route.offer) == kind]
+    for route in set(routes) - set(same):
+        log.warning(
+            "route left out: its type differs",
+            service=service_id,
+            provider=route.provider,
+            type=route.offer.type,
+        )
+    if declared.routing == "cheapest":
+        same.sort(key=lambda route: route.rate)
+        first = same[0]
+    offer = first.offer
+
+    def flag(own: bool | None, said: bool | None, *, possible: bool) -> bool:  # noqa: FBT001
+        # Where the provider does not say, it is asked, and refuses if it must.
+        if own is not None:
+            return own and possible
+        return possible and said is not False
+
+    return Service(
+        id=service_id,
+        name=declared.name or offer.name,
+        type=kind,
+        category=declared.category or offer.category,
+        description=declared.description or offer.description,
+        min=declared.min or offer.min,
+        max=declared.max or offer.max,
+        refill=flag(
+            declared.refill, offer.refill, possible=actions(first.provider, Action.REFILL)
+        ),
+        cancel=flag(
+            declared.cancel, offer.cancel, possible=actions(first.provider, Action.CANCEL)
+        ),
+        dripfeed=flag(declared.dripfeed, offer.dripfeed, possible="runs" in kind.optional),
+        routes=tuple(same),
+        markups=_markups(declared, config, first.provider),
+        fixed=declared.rate,
+        allow_loss=declared.allow_loss,
+        posts=config.orders.subscription_posts,
+    )
+
+
+def _routes(
+    declared: Declared, config: Config, offers: Mapping[str, Mapping[str, Offer]]
+) -> list[Route]:
+    found = []
+    for named in declared.routes:
+        offer = offers.get(named.provider, {}).get(named.service)
+        if offer is None:
+            continue
+        currency = config.providers[named.provider].currency or config.currency
+        exchange = Decimal(1) if currency == config.currency else config.exchange_rates[currency]
+        found.append(
+            Route(
+                named.provider,
+                offer,
+                currency,
+                exchange,
+                pricing.exchange(offer.rate, exchange),
+            )
+        )
+    return found
+
+
+def _type(declared: Declared, offer: Offer) -> OrderType | None:
+    if declared.parameters is not None:
+        return declared.parameters.order_type(offer.type)
+    return order_types.find(offer.type)
+
+
+def _markups(declared: Declared, config: Config, provider: str) -> dict[str, Decimal]:
+    groups: Iterable[tuple[str, Decimal | None]] = [
+        ("", None),
+        *((name, tier.markup) for name, tier in config.tiers.items()),
+    ]
+    return {
+        name: pricing.markup(
+            service=declared.markup,
+            rule=None,
+            provider=config.providers[provider].markup,
+            tier=markup,
+            default=config.markup,
+        )
+        for name, markup in groups
+    }
+
+
+class Shop:
+    """The catalog in force, and how it is kept fresh."""
+
+    def __init__(self, config: Config, store: Store, router: Router, cache: Cache) -> None:
+        self._config = config
+        self._store = store
+        self._router = router
+        self._cache = cache
+        self._edition = -1
+        self.catalog = Catalog({}, "")
+
+    async def refresh(self) -> None:
+        """Take up what is in the store, if it is newer than what is in force."""
+        edition = await self._store.edition()
+        if edition == self._edition:
+            return
+        offers = await self._store.offers()
+        name = f"{self._config.digest[:16]}-{edition}"
+        self.catalog = Catalog.make(self._config, offers, self._router.has, name)
+        self._edition = edition
+
+    async def listed(self, tier: str) -> tuple[bytes, str]:
+        """Return the list for a price group and its ETag; rendered once for all processes."""
+        tier = tier if tier in self._config.tiers else ""
+        catalog = self.catalog
+        if catalog.knows(tier) or not catalog.edition:
+            return catalog.rendered(tier)
+        key = f"services/{catalog.edition}/{tier}"
+        (body,) = await self._cache.get([key])
+        if body is not None:
+            return catalog.keep(tier, body)
+        rendered = catalog.rendered(tier)
+        await self._cache.put({key: rendered[0]}, ttl=3600)
+        return rendered
+
+    async def sync(self, provider: str) -> tuple[int, Sequence[str]]:
+        """Fetch a provider's list and take it up; returns how many rows, and what was odd.
+
+        Raises ``CallFailed`` when the provider gave no list, or one that is not believed: then
+        what was offered before stays.
+        """
+        now = _now()
+        try:
+            offers, odd = await self._router.services(provider)
+            known = len((await self._store.offers()).get(provider, {}))
+            if len(offers) * 2 < known or not offers:
+                msg = f"{provider} lists {len(offers)} services instead of {known}: not believed"
+                raise Indeterminate(msg)
+        except CallFailed as failure:
+            await self._store.sight([Sighting(provider, trouble=str(failure)[:200])])
+            raise
+        await self._store.save_offers(provider, offers, now)
+        await self._store.sight(
+            [Sighting(provider, synced_at=now, offers=len(offers), trouble="")]
+        )
+        await self.refresh()
+        return len(offers), odd
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
