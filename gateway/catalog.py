@@ -290,6 +290,15 @@ class Shop:
         self._edition = -1
         self.catalog = Catalog({}, "")
 
+    @property
+    def currency(self) -> str:
+        """What customers are charged in."""
+        return self._config.currency
+
+    def declares(self, service: int) -> bool:
+        """Tell whether the owner sells this service, be it available or not."""
+        return service in self._config.services
+
     async def refresh(self) -> None:
         """Take up what is in the store, if it is newer than what is in force."""
         edition = await self._store.edition()

@@ -1,0 +1,162 @@
+"""The composition root: opens everything, wires it, and returns the application."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+import time
+
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway.auth import Auth
+from gateway.background import Background
+from gateway.cache import Cache, open_cache
+from gateway.catalog import Shop
+from gateway.config import Config
+from gateway.endpoint import App, Endpoint, Receive, Scope, Send
+from gateway.errors import ConfigError, StoreUnavailable
+from gateway.follow import Follow
+from gateway.orders import Orders
+from gateway.router import Router
+from gateway.settings import Settings
+from gateway.store import Store
+from gateway.store.sqlite import SqliteStore
+from gateway.transitions import Following
+from gateway.upstream import Upstream
+
+log = structlog.get_logger()
+
+DRAIN = 20.0
+"""Seconds that orders under way get when the gateway stops."""
+
+
+class Gateway:
+    """Everything that is open, wired together; made by ``open_gateway``."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        cache: Cache,
+        upstream: Upstream,
+        auth: Auth,
+        now: Callable[[], int],
+    ) -> None:
+        promises = config.orders
+        following = Following(
+            every=int(config.every.status * 1000), follow_for=int(promises.follow_for * 1000)
+        )
+        self.config = config
+        self.store = store
+        self.cache = cache
+        self.auth = auth
+        self.router = Router(config.providers, upstream)
+        self.shop = Shop(config, store, self.router, cache)
+        self.orders = Orders(store, self.router, self.shop, promises, following, now)
+        self.follow = Follow(
+            store, self.router, self.shop, cache, following, promises.answer_within, now
+        )
+        self.background = Background(
+            config, store, self.router, self.shop, self.orders, self.follow
+        )
+
+
+async def open_store(settings: Settings, *, first_id: int = 1) -> Store:
+    """Open the database that the settings name, and bring its schema up to date."""
+    scheme, _, path = settings.database_url.partition("://")
+    if scheme != "sqlite":
+        raise ConfigError(
+            f"GATEWAY_DATABASE_URL: {scheme}:// is not served by this version; use sqlite:///FILE"
+        )
+    return await SqliteStore.open(Path(path.removeprefix("/")), first_id=first_id)
+
+
+@asynccontextmanager
+async def open_gateway(
+    config: Config,
+    settings: Settings,
+    *,
+    upstream: Upstream | None = None,
+    now: Callable[[], int] = lambda: int(time.time() * 1000),
+) -> AsyncIterator[Gateway]:
+    """Open everything for as long as the context lasts; nothing runs on its own yet."""
+    store = await open_store(settings, first_id=config.orders.first_id)
+    cache = open_cache(settings.redis_url)
+    upstream = upstream or Upstream()
+    try:
+        gateway = Gateway(
+            config, store, cache, upstream, Auth(store, await store.pepper()), now
+        )
+        await gateway.shop.refresh()
+        yield gateway
+    finally:
+        await upstream.aclose()
+        await cache.aclose()
+        await store.close()
+
+
+class Application:
+    """The ASGI application, with its life: opened at start-up, drained at shutdown."""
+
+    def __init__(
+        self, config: Config, settings: Settings, *, background: bool = True
+    ) -> None:
+        self._config = config
+        self._settings = settings
+        self._background = background
+        self._gateway: Gateway | None = None
+        self._trouble = "starting"
+        site = Starlette(
+            routes=[
+                Route("/healthz", self._healthz),
+                Route("/readyz", self._readyz),
+            ],
+            lifespan=self._lifespan,
+        )
+        self._site: App = site
+        self._endpoint: App = site
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, by the endpoint first."""
+        await self._endpoint(scope, receive, send)
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        async with open_gateway(self._config, self._settings) as gateway:
+            self._gateway = gateway
+            self._endpoint = Endpoint(
+                gateway.auth,
+                gateway.shop,
+                gateway.orders,
+                gateway.follow,
+                gateway.store,
+                self._site,
+            )
+            if self._background:
+                gateway.background.start()
+            self._trouble = ""
+            yield
+            self._trouble = "stopping"
+            await gateway.background.stop()
+            await gateway.follow.drain(DRAIN)
+            if left := await gateway.orders.drain(DRAIN):
+                log.warning("stopped with orders under way", orders=left)
+
+    async def _healthz(self, _: Request) -> Response:
+        return JSONResponse({"ok": True})
+
+    async def _readyz(self, _: Request) -> Response:
+        problems = [self._trouble] if self._trouble else []
+        if self._gateway:
+            try:
+                await self._gateway.store.edition()
+            except StoreUnavailable as trouble:
+                problems.append(f"database: {trouble}")
+            declared = len(self._config.services)
+            if missing := declared - len(self._gateway.shop.catalog.services):
+                problems.append(f"{missing} of {declared} services are unavailable")
+        ready = not self._trouble and not any(one.startswith("database") for one in problems)
+        return JSONResponse({"ready": ready, "problems": problems}, 200 if ready else 503)

@@ -1,0 +1,61 @@
+"""From a key to the customer who holds it.
+
+A key is 32 random hexadecimal digits, as old clients expect; what is kept is an HMAC of it under
+a secret of this installation, so that a stolen database holds no key that works anywhere.
+"""
+
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from gateway.errors import CustomerError, ErrorText
+from gateway.model import Customer
+from gateway.store import Store
+
+FRESH_FOR = 5.0
+"""Seconds until a new key, another tier or a suspension is seen by every process."""
+REMEMBERED = 10_000
+LONGEST_KEY = 256
+
+
+def new_key() -> str:
+    """Return a new key; it is shown once and kept nowhere."""
+    return secrets.token_hex(16)
+
+
+def digest(pepper: bytes, key: str) -> bytes:
+    """Return what is kept of a key."""
+    return hmac.digest(pepper, key.encode(), "sha256")
+
+
+class Auth:
+    """Knows customers by their keys, and remembers for a few seconds whom it has seen."""
+
+    def __init__(
+        self, store: Store, pepper: bytes, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store = store
+        self._pepper = pepper
+        self._clock = clock
+        self._seen: OrderedDict[bytes, tuple[float, Customer | None]] = OrderedDict()
+
+    async def customer(self, key: str) -> Customer:
+        """Return who holds a key; raises ``CustomerError`` for a wrong key or a suspension."""
+        if not key or len(key) > LONGEST_KEY:
+            raise CustomerError(ErrorText.INVALID_KEY)
+        name = digest(self._pepper, key)
+        now = self._clock()
+        until, customer = self._seen.get(name, (0.0, None))
+        if until <= now:
+            customer = await self._store.customer_of(name)
+            self._seen[name] = (now + FRESH_FOR, customer)
+            self._seen.move_to_end(name)
+            if len(self._seen) > REMEMBERED:
+                self._seen.popitem(last=False)
+        if customer is None:
+            raise CustomerError(ErrorText.INVALID_KEY)
+        if customer.disabled:
+            raise CustomerError(ErrorText.SUSPENDED)
+        return customer

@@ -1,0 +1,285 @@
+"""``/api/v2``: parameters in, JSON out; one table of seven actions.
+
+An ASGI application of its own, in front of everything else: customers' programs poll a lot, and
+a framework's routing costs more than the answer. Every answer is HTTP 200 with JSON, errors too,
+since most clients read nothing else.
+"""
+
+import itertools
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+import msgspec
+import structlog
+
+from gateway import money, order_form, parameters
+from gateway.auth import Auth
+from gateway.catalog import Shop
+from gateway.errors import CustomerError, ErrorText, StoreUnavailable
+from gateway.follow import Follow
+from gateway.model import Action, Customer
+from gateway.orders import Orders
+from gateway.store import Store
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = structlog.get_logger()
+
+PATHS = frozenset({"/api/v2", "/api/v2/"})
+LARGEST = 256 * 1024
+MOST_IDS = 1000
+LONGEST_IDEMPOTENCY_KEY = 255
+LARGEST_ID = 2**63 - 1
+
+_JSON = (b"content-type", b"application/json; charset=utf-8")
+_encode = msgspec.json.encode
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What goes back; the body is JSON."""
+
+    body: bytes
+    status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """One request of a known customer."""
+
+    customer: Customer
+    params: Mapping[str, str]
+    headers: Mapping[bytes, bytes]
+
+
+def error(text: str, status: int = 200) -> Answer:
+    """Return an error as clients know it: one key, HTTP 200."""
+    return Answer(_encode({"error": text}), status)
+
+
+TOO_LARGE = error(ErrorText.INCORRECT_REQUEST, 413)
+GONE = Answer(
+    _encode({"error": ErrorText.UNAVAILABLE}), 503, ((b"retry-after", b"5"),)
+)
+
+
+class Endpoint:
+    """The ASGI application; what is not for it goes to ``other``."""
+
+    def __init__(
+        self,
+        auth: Auth,
+        shop: Shop,
+        orders: Orders,
+        follow: Follow,
+        store: Store,
+        other: App,
+        *,
+        ready: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._auth = auth
+        self._shop = shop
+        self._orders = orders
+        self._follow = follow
+        self._store = store
+        self._other = other
+        self._ready = ready
+        self._process = secrets.token_hex(3)
+        self._count = itertools.count(1)
+        self._actions: dict[str, Callable[[Asked], Awaitable[Answer]]] = {
+            Action.SERVICES: self._services,
+            Action.ADD: self._add,
+            Action.STATUS: self._status,
+            Action.REFILL: self._refill,
+            Action.REFILL_STATUS: self._refill_status,
+            Action.CANCEL: self._cancel,
+            Action.BALANCE: self._balance,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request to ``/api/v2``, and pass on any other."""
+        if scope["type"] != "http" or scope["path"] not in PATHS:
+            await self._other(scope, receive, send)
+            return
+        body = await _body(receive)
+        if body is None:
+            answer = TOO_LARGE
+        else:
+            answer = await self._answer(scope, body)
+        start: Message = {
+            "type": "http.response.start",
+            "status": answer.status,
+            "headers": [
+                _JSON,
+                (b"content-length", b"%d" % len(answer.body)),
+                *answer.headers,
+            ],
+        }
+        await send(start)
+        await send({"type": "http.response.body", "body": answer.body})
+
+    async def _answer(self, scope: Scope, body: bytes) -> Answer:
+        if not self._ready():
+            return GONE
+        headers = dict(scope["headers"])
+        request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:64]
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(
+            request_id=request_id or f"{self._process}-{next(self._count)}"
+        )
+        try:
+            content_type = headers.get(b"content-type", b"").decode("latin-1").lower()
+            if content_type.startswith("multipart/"):  # a boundary has capitals
+                content_type = headers[b"content-type"].decode("latin-1")
+            params = parameters.read(scope.get("query_string", b""), content_type, body)
+            act = self._actions.get(params.get("action", ""))
+            if act is None:
+                raise CustomerError(ErrorText.INCORRECT_REQUEST)  # noqa: TRY301
+            customer = await self._auth.customer(params.get("key") or _header_key(headers))
+            structlog.contextvars.bind_contextvars(customer=customer.id)
+            return await act(Asked(customer, params, headers))
+        except CustomerError as refusal:
+            return error(refusal.text)
+        except StoreUnavailable as trouble:
+            log.error("the database is not available", reason=str(trouble))  # noqa: TRY400
+            return GONE
+        except Exception:
+            log.exception("a request failed")
+            return error(ErrorText.UNAVAILABLE)
+
+    # --- the seven actions ------------------------------------------------------------------
+
+    async def _services(self, asked: Asked) -> Answer:
+        body, tag = await self._shop.listed(asked.customer.tier)
+        headers = ((b"etag", tag.encode()), (b"cache-control", b"private, no-cache"))
+        wanted = asked.headers.get(b"if-none-match", b"").decode("latin-1")
+        if wanted and (wanted.strip() == "*" or tag in wanted):
+            return Answer(b"", 304, headers)
+        return Answer(body, 200, headers)
+
+    async def _add(self, asked: Asked) -> Answer:
+        key = asked.headers.get(b"idempotency-key", b"").decode("latin-1").strip()
+        key = key or asked.params.get("idempotency_key", "")
+        if len(key) > LONGEST_IDEMPOTENCY_KEY:
+            raise CustomerError(ErrorText.INCORRECT_REQUEST)
+        order = await self._orders.place(asked.customer, asked.params, key)
+        return Answer(b'{"order":%d}' % order)
+
+    async def _status(self, asked: Asked) -> Answer:
+        ids, many = _ids(asked.params, "order", "orders")
+        found = await self._follow.statuses(asked.customer, _numbers(ids))
+        if not many:
+            row = found.get(_number(ids[0]))
+            return Answer(row) if row is not None else error(ErrorText.INCORRECT_ORDER)
+        rows = [
+            _encode(one) + b":" + found.get(_number(one), _INCORRECT_ORDER) for one in ids
+        ]
+        return Answer(b"{" + b",".join(rows) + b"}")
+
+    async def _refill(self, asked: Asked) -> Answer:
+        ids, many = _ids(asked.params, "order", "orders")
+        found = await self._follow.refill(asked.customer, _numbers(ids))
+        if not many:
+            outcome = found.get(_number(ids[0]), ErrorText.INCORRECT_ORDER)
+            if isinstance(outcome, str):
+                return error(outcome)
+            return Answer(_encode({"refill": str(outcome)}))
+        rows = []
+        for one in ids:
+            outcome = found.get(_number(one), ErrorText.INCORRECT_ORDER)
+            refill = {"error": outcome} if isinstance(outcome, str) else outcome
+            rows.append({"order": _shown(one), "refill": refill})
+        return Answer(_encode(rows))
+
+    async def _refill_status(self, asked: Asked) -> Answer:
+        ids, many = _ids(asked.params, "refill", "refills")
+        found = await self._follow.refill_statuses(asked.customer, _numbers(ids))
+        if not many:
+            status = found.get(_number(ids[0]))
+            if status is None:
+                return error(ErrorText.REFILL_NOT_FOUND)
+            return Answer(_encode({"status": status}))
+        return Answer(
+            _encode(
+                [
+                    {
+                        "refill": _shown(one),
+                        "status": found.get(
+                            _number(one), {"error": ErrorText.REFILL_NOT_FOUND}
+                        ),
+                    }
+                    for one in ids
+                ]
+            )
+        )
+
+    async def _cancel(self, asked: Asked) -> Answer:
+        ids, _ = _ids(asked.params, "order", "orders")
+        found = await self._follow.cancel(asked.customer, _numbers(ids))
+        rows = []
+        for one in ids:
+            outcome = found.get(_number(one), ErrorText.INCORRECT_ORDER)
+            cancel = 1 if outcome is None else {"error": outcome}
+            rows.append({"order": _shown(one), "cancel": cancel})
+        return Answer(_encode(rows))
+
+    async def _balance(self, asked: Asked) -> Answer:
+        currency = self._shop.currency
+        accounts = (await self._store.balances([asked.customer.id]))[asked.customer.id]
+        available = sum(one.available for one in accounts if one.currency == currency)
+        return Answer(_encode({"balance": money.text(available), "currency": currency}))
+
+
+_INCORRECT_ORDER = _encode({"error": ErrorText.INCORRECT_ORDER})
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """Return the whole body; ``None`` when it is too large."""
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    while message.get("more_body") and len(body) <= LARGEST:
+        message = await receive()
+        body += message.get("body", b"")
+    return body if len(body) <= LARGEST else None
+
+
+def _header_key(headers: Mapping[bytes, bytes]) -> str:
+    """Return the key of a client that sends it as a header."""
+    bearer = headers.get(b"authorization", b"").decode("latin-1").strip()
+    if bearer[:7].lower() == "bearer ":
+        return bearer[7:].strip()
+    return headers.get(b"x-api-key", b"").decode("latin-1").strip()
+
+
+def _ids(params: Mapping[str, str], one: str, many: str) -> tuple[list[str], bool]:
+    """Return the ids that are asked for, once each, and whether a list is to be answered.
+
+    Some clients send several ids under the singular name.
+    """
+    text = params.get(many) or params.get(one, "")
+    ids = list(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+    if not ids or len(ids) > MOST_IDS:
+        raise CustomerError(ErrorText.INCORRECT_REQUEST)
+    return ids, many in params or len(ids) > 1
+
+
+def _number(text: str) -> int:
+    """Return an id as a number; 0, which is nobody's, when it is none."""
+    try:
+        found = order_form.number(text, ErrorText.INCORRECT_ORDER)
+    except CustomerError:
+        return 0
+    return found if found <= LARGEST_ID else 0
+
+
+def _numbers(ids: list[str]) -> list[int]:
+    return list(dict.fromkeys(number for one in ids if (number := _number(one))))
+
+
+def _shown(text: str) -> int | str:
+    """Return an id as it is answered: a number, unless it was none."""
+    return _number(text) or text

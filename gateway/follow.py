@@ -1,0 +1,376 @@
+"""What comes after an order is placed: statuses, refills, cancels.
+
+Customers are always answered from what is known. The background asks the providers; a refill or
+a cancel reaches its provider at once, and is answered within ``answer_within`` whatever it does.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+
+from gateway import ledger, metrics, money, transitions
+from gateway.cache import Cache
+from gateway.catalog import Shop
+from gateway.errors import CallFailed, ErrorText, Fault, Unreachable
+from gateway.model import (
+    Action,
+    Cancel,
+    Customer,
+    Order,
+    Refill,
+    RefillStatus,
+    Refusal,
+    Report,
+    State,
+    Status,
+)
+from gateway.order_types import SUBSCRIPTIONS
+from gateway.router import Router
+from gateway.store import Failure, Step, Store
+from gateway.transitions import Following
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+FRESH_FOR = 5.0
+"""Seconds for which a cached status may differ from what another process has written."""
+ENDED = frozenset({RefillStatus.COMPLETED, RefillStatus.REJECTED})
+
+
+def view(order: Order) -> dict[str, object]:
+    """Return an order's status as its customer reads it, always with the five fields."""
+    canceled = order.state is State.FAILED or order.status is Status.CANCELED
+    remains = order.remains
+    if canceled:
+        remains = order.size
+    elif remains is None:
+        remains = 0 if order.status is Status.COMPLETED else order.size
+    charge = order.charge if order.state in ledger.UNDECIDED else ledger.net(order)
+    row: dict[str, object] = {
+        "charge": money.text(charge),
+        "start_count": str(order.start_count or 0),
+        "status": Status.CANCELED if canceled else order.status,
+        "remains": str(min(max(remains, 0), order.size)),
+        "currency": order.currency,
+    }
+    if order.type == SUBSCRIPTIONS:
+        row |= {"posts": order.posts or 0}
+        if order.expiry:
+            row["expiry"] = order.expiry
+    elif order.runs is not None:
+        row["runs"] = order.runs
+    return row
+
+
+class Follow:
+    """Follows placed orders, for the customers and in the background."""
+
+    def __init__(
+        self,
+        store: Store,
+        router: Router,
+        shop: Shop,
+        cache: Cache,
+        following: Following,
+        answer_within: float,
+        now: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._router = router
+        self._shop = shop
+        self._cache = cache
+        self._following = following
+        self._answer_within = answer_within
+        self._now = now
+        self._work: set[asyncio.Task[Any]] = set()
+        self._unknown_words: set[tuple[str, str]] = set()
+
+    # --- statuses -------------------------------------------------------------------------
+
+    async def statuses(self, customer: Customer, ids: Sequence[int]) -> dict[int, bytes]:
+        """Return the statuses of a customer's orders as JSON; others' orders are left out."""
+        keys = [f"status/{customer.id}/{order}" for order in ids]
+        found = {
+            order: row
+            for order, row in zip(ids, await self._cache.get(keys), strict=True)
+            if row is not None
+        }
+        missing = [order for order in ids if order not in found]
+        if missing:
+            rows = {
+                order.id: msgspec.json.encode(view(order))
+                for order in (await self._store.orders(missing)).values()
+                if order.customer == customer.id
+            }
+            await self._cache.put(
+                {f"status/{customer.id}/{order}": row for order, row in rows.items()}, FRESH_FOR
+            )
+            found |= rows
+        return found
+
+    async def advance(self, steps: Sequence[Step]) -> list[Order | Failure]:
+        """Take orders further, and let their customers see it at once."""
+        outcomes = await self._store.advance(steps)
+        await self._cache.drop(
+            [f"status/{one.customer}/{one.id}" for one in outcomes if isinstance(one, Order)]
+        )
+        return outcomes
+
+    async def look(self, provider: str, limit: int) -> int:
+        """Ask a provider for the orders whose status is due; returns how many there were."""
+        now = self._now()
+        orders = await self._store.claim_due(
+            provider, now, limit, lambda order: self._following.next(order, now)
+        )
+        if not orders:
+            return 0
+        found = await self._router.status(provider, [order.upstream_id for order in orders])
+        steps = []
+        for order in orders:
+            outcome = found.get(order.upstream_id)
+            if isinstance(outcome, Report):
+                self._notice(order, outcome)
+                change = transitions.reported(outcome, self._now(), self._following)
+                if change(order) is not None:
+                    steps.append(Step(order.id, change))
+            elif isinstance(outcome, Refusal):
+                # An order that it gave us and now denies is a matter for the owner, not a cancel.
+                metrics.denied_orders.labels(provider).inc()
+                log.error("a provider denies an order", provider=provider, order=order.id)
+            elif outcome is None:
+                log.warning("a provider is silent on an order", provider=provider, order=order.id)
+        if steps:
+            await self.advance(steps)
+        return len(orders)
+
+    def _notice(self, order: Order, report: Report) -> None:
+        """Make a word that nobody knows, or a currency that can't be, visible."""
+        if report.status is None:
+            metrics.unknown_words.labels(order.provider).inc()
+            if (order.provider, report.word) not in self._unknown_words:
+                self._unknown_words.add((order.provider, report.word))
+                log.warning(
+                    "unknown status word", provider=order.provider, word=report.word[:60]
+                )
+        if report.currency not in ("", order.cost_currency):
+            log.error(
+                "a provider charges in another currency than declared",
+                provider=order.provider,
+                declared=order.cost_currency,
+                said=report.currency[:10],
+            )
+
+    # --- refills --------------------------------------------------------------------------
+
+    async def refill(self, customer: Customer, ids: Sequence[int]) -> dict[int, int | ErrorText]:
+        """Ask for refills; returns our refill id for each order, or why there is none."""
+        orders = await self._mine(customer, ids)
+        answers: dict[int, int | ErrorText] = {}
+        wanted = []
+        for order_id in ids:
+            order = orders.get(order_id)
+            if order is None:
+                answers[order_id] = ErrorText.INCORRECT_ORDER
+            elif self._refillable(order):
+                wanted.append(order)
+            else:
+                answers[order_id] = ErrorText.NO_REFILL
+        # Each has its row before its provider is asked, so that none is asked for and forgotten.
+        written = await self._store.add_refills(
+            [
+                Refill(
+                    order=order.id,
+                    customer=order.customer,
+                    provider=order.provider,
+                    created_at=self._now(),
+                )
+                for order in wanted
+            ]
+        )
+        refills = {one.order: one for one in written}
+        answers |= {order: refill.id for order, refill in refills.items()}
+        answers |= await self._soon(
+            self._each_provider(
+                wanted, lambda name, mine: self._ask_refills(name, mine, refills)
+            )
+        )
+        return {order_id: answers[order_id] for order_id in ids}
+
+    def _refillable(self, order: Order) -> bool:
+        return (
+            order.state is State.PLACED
+            and order.status is not Status.CANCELED
+            and order.upstream_id != ""
+            and self._router.has(order.provider, Action.REFILL)
+            and self._allows(order, "refill")
+        )
+
+    def _allows(self, order: Order, what: str) -> bool:
+        service = self._shop.catalog.services.get(order.service)
+        return service is None or bool(getattr(service, what))
+
+    async def _ask_refills(
+        self, provider: str, orders: Sequence[Order], refills: Mapping[int, Refill]
+    ) -> dict[int, int | ErrorText]:
+        found = await self._router.refill(provider, [order.upstream_id for order in orders])
+        tracked = self._router.has(provider, Action.REFILL_STATUS)
+        answers: dict[int, int | ErrorText] = {}
+        written = []
+        for order in orders:
+            refill = refills[order.id]
+            outcome = found.get(order.upstream_id)
+            if isinstance(outcome, str):
+                # A dialect without refill ids never says more: the refill stays as it was taken.
+                poll_at = self._now() + self._following.every if outcome and tracked else None
+                refill = msgspec.structs.replace(refill, upstream_id=outcome, poll_at=poll_at)
+            elif isinstance(outcome, Refusal):
+                refill = msgspec.structs.replace(refill, status=RefillStatus.REJECTED)
+                answers[order.id] = _told(outcome, ErrorText.NO_REFILL)
+            elif isinstance(outcome, Unreachable):
+                refill = msgspec.structs.replace(refill, status=RefillStatus.REJECTED)
+                answers[order.id] = ErrorText.UNAVAILABLE
+            written.append(refill)
+        await self._store.set_refills(written)
+        return answers
+
+    async def refill_statuses(
+        self, customer: Customer, ids: Sequence[int]
+    ) -> dict[int, RefillStatus]:
+        """Return how far a customer's refills are; others' are left out."""
+        found = await self._store.refills(ids)
+        return {one.id: one.status for one in found.values() if one.customer == customer.id}
+
+    async def look_refills(self, provider: str, limit: int) -> int:
+        """Ask a provider for the refills whose status is due; returns how many there were."""
+        if not self._router.has(provider, Action.REFILL_STATUS):
+            return 0
+        now = self._now()
+        refills = await self._store.due_refills(provider, now, limit)
+        if not refills:
+            return 0
+        found = await self._router.refill_status(provider, [one.upstream_id for one in refills])
+        written = []
+        for refill in refills:
+            outcome = found.get(refill.upstream_id)
+            status = outcome if isinstance(outcome, RefillStatus) else refill.status
+            age = now - refill.created_at
+            late = age > self._following.follow_for
+            again = now + max(self._following.every, age // (4 if status in ENDED else 20))
+            written.append(
+                msgspec.structs.replace(refill, status=status, poll_at=None if late else again)
+            )
+        await self._store.set_refills(written)
+        return len(refills)
+
+    # --- cancels --------------------------------------------------------------------------
+
+    async def cancel(self, customer: Customer, ids: Sequence[int]) -> dict[int, ErrorText | None]:
+        """Ask for orders to be canceled; ``None``: the request is taken."""
+        orders = await self._mine(customer, ids)
+        answers: dict[int, ErrorText | None] = {}
+        wanted = []
+        for order_id in ids:
+            order = orders.get(order_id)
+            if order is None:
+                answers[order_id] = ErrorText.INCORRECT_ORDER
+            elif self._allows(order, "cancel") and transitions.cancelable(order):
+                answers[order_id] = None
+                wanted.append(order)
+            else:
+                answers[order_id] = ErrorText.NO_CANCEL
+        answers |= await self.ask_cancels(wanted)
+        return answers
+
+    async def ask_cancels(self, orders: Sequence[Order]) -> dict[int, ErrorText | None]:
+        """Write the wish down, then tell the providers; what they don't hear is asked again."""
+        now = self._now()
+        marked = await self.advance(
+            [
+                Step(order.id, transitions.cancel_wanted(now))
+                for order in orders
+            ]
+        )
+        open_ = [
+            order
+            for order in marked
+            if isinstance(order, Order)
+            and order.cancel is Cancel.WANTED
+            and order.state is State.PLACED
+        ]
+        return await self._soon(self._each_provider(open_, self._tell_cancels))
+
+    async def cancel_again(self, limit: int = 1000) -> int:
+        """Tell providers of the cancels that they have not heard; returns how many."""
+        orders = await self._store.cancels_wanted(limit)
+        await self._each_provider(orders, self._tell_cancels)
+        return len(orders)
+
+    async def _tell_cancels(
+        self, provider: str, orders: Sequence[Order]
+    ) -> dict[int, ErrorText | None]:
+        if not self._router.has(provider, Action.CANCEL):
+            words = f"{provider} has no cancel"
+            steps = [Step(one.id, transitions.cancel_answered(words, self._now())) for one in orders]
+            await self.advance(steps)
+            return dict.fromkeys((one.id for one in orders), ErrorText.NO_CANCEL)
+        found = await self._router.cancel(provider, [order.upstream_id for order in orders])
+        answers: dict[int, ErrorText | None] = {}
+        steps = []
+        for order in orders:
+            outcome = found.get(order.upstream_id)
+            if outcome is True:
+                steps.append(Step(order.id, transitions.cancel_answered(None, self._now())))
+            elif isinstance(outcome, Refusal):
+                words = outcome.words or "refused"
+                steps.append(Step(order.id, transitions.cancel_answered(words, self._now())))
+                answers[order.id] = _told(outcome, ErrorText.NO_CANCEL)
+        if steps:
+            await self.advance(steps)
+        return answers
+
+    # --- both -----------------------------------------------------------------------------
+
+    async def _mine(self, customer: Customer, ids: Sequence[int]) -> dict[int, Order]:
+        found = await self._store.orders(ids)
+        return {one.id: one for one in found.values() if one.customer == customer.id}
+
+    async def _each_provider(
+        self,
+        orders: Sequence[Order],
+        ask: Callable[[str, Sequence[Order]], Awaitable[dict[int, T]]],
+    ) -> dict[int, T]:
+        groups: dict[str, list[Order]] = {}
+        for order in orders:
+            if order.provider in self._router.lines:
+                groups.setdefault(order.provider, []).append(order)
+        answers: dict[int, T] = {}
+        for part in await asyncio.gather(*(ask(name, mine) for name, mine in groups.items())):
+            answers |= part
+        return answers
+
+    async def _soon(self, work: Awaitable[dict[int, T]]) -> dict[int, T]:
+        """Return what is known within ``answer_within``; the work itself goes on to its end."""
+        task = asyncio.ensure_future(work)
+        self._work.add(task)
+        task.add_done_callback(self._finished)
+        done, _ = await asyncio.wait({task}, timeout=self._answer_within)
+        return task.result() if done else {}
+
+    def _finished(self, task: "asyncio.Future[Any]") -> None:
+        self._work.discard(task)  # type: ignore[arg-type]
+        if not task.cancelled() and task.exception():
+            log.error("work that outlived its caller failed", exc_info=task.exception())
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109  # a limit, not a failure
+        """Wait for the requests that customers no longer wait for."""
+        if self._work:
+            await asyncio.wait(self._work, timeout=timeout)
+
+
+def _told(refusal: Refusal, usual: ErrorText) -> ErrorText:
+    """Return what a customer reads: never more than that it can't be done, or not now."""
+    ours = refusal.fault in (Fault.ACCOUNT, Fault.BUSY, Fault.SERVICE)
+    return ErrorText.UNAVAILABLE if ours else usual

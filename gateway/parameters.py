@@ -1,0 +1,165 @@
+"""From an HTTP request to API v2's parameters, in every way in which clients send them.
+
+A form, multipart, JSON or a query string; the body wins over the query, and of a repeated
+parameter the last one counts, as PHP has it. An empty value, ``undefined`` and ``null`` are
+absent. The content type is a hint: clients send JSON as forms and forms as nothing at all.
+"""
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from python_multipart import MultipartParser
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import parse_options_header
+
+from gateway.errors import CustomerError, ErrorText
+
+ABSENT = frozenset({"", "undefined", "null"})
+MOST = 1000
+"""Parameters in one request; more are nobody's order."""
+_json = msgspec.json.Decoder(float_hook=Decimal)
+
+
+def read(query: bytes, content_type: str, body: bytes) -> dict[str, str]:
+    """Return the parameters that are there; ``CustomerError`` when they cannot be read."""
+    pairs = dict(_form(query)) if query else {}
+    if body:
+        pairs |= _body(content_type, body)
+    params: dict[str, str] = {}
+    for name, value in pairs.items():
+        if value not in ABSENT:
+            if "\0" in value or "\0" in name:
+                raise CustomerError(ErrorText.INCORRECT_REQUEST)
+            params[name] = value
+    return params
+
+
+def _body(content_type: str, body: bytes) -> dict[str, str]:
+    if content_type.startswith("multipart/"):
+        return _multipart(content_type, body)
+    if body.lstrip()[:1] == b"{":
+        return _object(body)
+    if content_type.startswith("application/json"):
+        raise CustomerError(ErrorText.INCORRECT_REQUEST)
+    return dict(_form(body))
+
+
+def _form(text: bytes) -> Iterable[tuple[str, str]]:
+    """Read a form; ``orders[]=1&orders[]=2``, as PHP writes lists, becomes ``orders=1,2``."""
+    if text.count(b"&") > MOST:
+        raise CustomerError(ErrorText.INCORRECT_REQUEST)
+    lists: dict[str, list[str]] = {}
+    for part in text.split(b"&"):
+        if not part:
+            continue
+        raw_name, _, raw_value = part.partition(b"=")
+        name, value = _unescaped(raw_name), _unescaped(raw_value)
+        if name.endswith("]") and "[" in name:
+            name = name.partition("[")[0]
+            lists.setdefault(name, []).append(value)
+            value = _joined(name, lists[name])
+        yield name, value
+
+
+def _unescaped(text: bytes) -> str:
+    try:
+        if b"%" in text or b"+" in text:
+            return unquote_to_bytes(text.replace(b"+", b" ")).decode()
+        return text.decode()
+    except UnicodeDecodeError:
+        raise CustomerError(ErrorText.INCORRECT_REQUEST) from None
+
+
+def _object(body: bytes) -> dict[str, str]:
+    try:
+        found = _json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise CustomerError(ErrorText.INCORRECT_REQUEST) from None
+    if not isinstance(found, dict):
+        raise CustomerError(ErrorText.INCORRECT_REQUEST)
+    return {name: _text(name, value) for name, value in found.items()}
+
+
+def _text(name: str, value: Any) -> str:  # noqa: ANN401  # whatever JSON holds
+    match value:
+        case str():
+            return value
+        case None:
+            return ""
+        case bool():
+            return "1" if value else "0"
+        case int():
+            return str(value)
+        case Decimal():
+            # "1E+9" as it came would be no number to anybody; as digits it may be too many.
+            return f"{value:f}" if abs(value.adjusted()) < 100 else str(value)  # noqa: PLR2004
+        case list() if all(isinstance(one, str | int) for one in value):
+            return _joined(name, [_text(name, one) for one in value])
+    raise CustomerError(ErrorText.INCORRECT_REQUEST)
+
+
+def _joined(name: str, values: Iterable[str]) -> str:
+    """Join a list as API v2 writes it: ids by commas, everything else line by line."""
+    return ("," if name in {"order", "orders", "refill", "refills"} else "\n").join(values)
+
+
+def _multipart(content_type: str, body: bytes) -> dict[str, str]:
+    _, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary", b"")
+    reader = _Parts()
+    try:
+        parser = MultipartParser(boundary, reader.callbacks())  # type: ignore[arg-type]
+        parser.write(body)
+        parser.finalize()
+        pairs = [
+            (name.decode(), value.decode()) for name, value in reader.parts if name is not None
+        ]
+    except (MultipartParseError, UnicodeDecodeError, ValueError):
+        raise CustomerError(ErrorText.INCORRECT_REQUEST) from None
+    if len(pairs) > MOST:
+        raise CustomerError(ErrorText.INCORRECT_REQUEST)
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name.endswith("[]"):
+            plain = name[:-2]
+            found[plain] = _joined(plain, [found[plain], value]) if plain in found else value
+        else:
+            found[name] = value
+    return found
+
+
+class _Parts:
+    """Collects the parts of a multipart body as (name, value)."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[bytes | None, bytes]] = []
+        self._field = b""
+        self._content = b""
+        self._name: bytes | None = None
+        self._value: list[bytes] = []
+
+    def callbacks(self) -> Mapping[str, Any]:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, a, b: self._header(field=data[a:b]),
+            "on_header_value": lambda data, a, b: self._header(content=data[a:b]),
+            "on_header_end": self._header_end,
+            "on_part_data": lambda data, a, b: self._value.append(data[a:b]),
+            "on_part_end": lambda: self.parts.append((self._name, b"".join(self._value))),
+        }
+
+    def _begin(self) -> None:
+        self._name, self._value = None, []
+
+    def _header(self, *, field: bytes = b"", content: bytes = b"") -> None:
+        self._field += field
+        self._content += content
+
+    def _header_end(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            _, options = parse_options_header(self._content)
+            self._name = options.get(b"name")
+        self._field = self._content = b""
