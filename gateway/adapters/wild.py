@@ -1,0 +1,195 @@
+"""Taming: from a provider's bytes to values that can be relied on, or to nothing.
+
+Every function here is total. Whatever the bytes, it returns what its docstring says; only
+``parse`` raises, and only ``ValueError``. Nothing recurses, and no number is expanded before its
+size is known.
+"""
+
+import decimal
+import re
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from typing import TypeAlias
+
+import msgspec
+
+from gateway.money import MOST
+from gateway.order_types import fold
+
+# A string, since the alias names itself and the ``type`` statement is younger than Python 3.11.
+Wild: TypeAlias = "bool | int | Decimal | str | list[Wild] | dict[str, Wild] | None"
+"""A JSON value of a provider, before anybody has looked at it."""
+
+BOM = b"\xef\xbb\xbf"
+_DECODER: "msgspec.json.Decoder[Wild]" = msgspec.json.Decoder(float_hook=Decimal)
+
+# Wide enough for any number that ``number`` lets through; the default of 28 digits is not.
+_WIDE = decimal.Context(prec=60)
+_DIGITS = 15
+_MILLIONTH = Decimal("0.000001")
+_FINEST_RATE = Decimal(1).scaleb(-_DIGITS)
+
+_NUMBER = re.compile(
+    r"-?(?:[0-9]+|[1-9][0-9]{0,2}(?:,[0-9]{3})+)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3})?"
+)
+_LONGEST_NUMBER = 64
+_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:=+/#-]{0,63}")
+# Words that programs write where an id should stand. An order "placed" under one of them would be
+# asked after for ever.
+_NO_IDS = frozenset(
+    {"null", "none", "nil", "undefined", "nan", "true", "false", "yes", "no", "ok", "success"}
+    | {"error", "fail", "failed"}
+)
+_YES = frozenset({"1", "true", "yes", "on"})
+_NO = frozenset({"0", "false", "no", "off"})
+_SUCCESS = frozenset({"success", "successful", "ok", "200"})
+_MESSAGES = ("message", "msg")
+_SHOWN = 60
+
+
+def parse(body: bytes) -> Wild:
+    """Read one JSON value, floats as exact decimals; ``ValueError`` says why when it is none."""
+    try:
+        return _DECODER.decode(body.removeprefix(BOM))
+    except (ValueError, ArithmeticError, RecursionError) as wrong:
+        msg = f"not JSON: {wrong}"
+        raise ValueError(msg) from None
+
+
+def number(value: Wild) -> Decimal | None:
+    """Read a number or a string like ``$0.9`` or ``1,200.00``; ``None`` unless it is finite.
+
+    More than fifteen digits before the point are no number that a panel means.
+    """
+    if isinstance(value, str):
+        digits = value.strip(" $€£₹₽\t\r\n")
+        if len(digits) > _LONGEST_NUMBER or not _NUMBER.fullmatch(digits):
+            return None
+        value = Decimal(digits.replace(",", ""))
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        return None
+    exact = Decimal(value)
+    if not exact.is_finite() or (exact and exact.adjusted() >= _DIGITS):
+        return None
+    return exact or Decimal(0)
+
+
+def rate(value: Wild) -> Decimal | None:
+    """Read a rate: never negative, exact to its fifteenth decimal.
+
+    What follows the fifteenth is the noise of a binary number that was printed
+    (``0.90000000000000002``), not a price.
+    """
+    exact = number(value)
+    if exact is None or exact < 0:
+        return None
+    rounded = exact.quantize(_FINEST_RATE, ROUND_HALF_EVEN, _WIDE)
+    if exact and not rounded:
+        return None
+    return exact if exact == rounded else rounded
+
+
+def whole(value: Wild) -> int | None:
+    """Read a count; a fraction is dropped. ``None`` when it is no number."""
+    exact = number(value)
+    return None if exact is None else int(exact.quantize(Decimal(1), ROUND_FLOOR, _WIDE))
+
+
+def count(value: Wild) -> int | None:
+    """Read a count of something that can't be fewer than none."""
+    counted = whole(value)
+    return counted if counted is not None and counted >= 0 else None
+
+
+def millionths_up(value: Wild) -> int | None:
+    """Read an amount that is owed: millionths, rounded up; ``None`` when it cannot be one."""
+    return _millionths(value, ROUND_CEILING)
+
+
+def millionths_down(value: Wild) -> int | None:
+    """Read an amount that is owned: millionths, rounded down; ``None`` when it cannot be one."""
+    return _millionths(value, ROUND_FLOOR)
+
+
+def _millionths(value: Wild, rounding: str) -> int | None:
+    exact = number(value)
+    if exact is None:
+        return None
+    micros = int(exact.quantize(_MILLIONTH, rounding, _WIDE).scaleb(6, _WIDE))
+    return micros if abs(micros) <= MOST else None
+
+
+def flag(value: Wild) -> bool | None:
+    """Read ``true``, ``1``, ``"1"``, ``"true"`` and their opposites; else ``None``."""
+    word = _word(value)
+    if word in _YES:
+        return True
+    return False if word in _NO else None
+
+
+def _word(value: Wild) -> str:
+    """Fold a scalar to a word, so that ``True``, ``1`` and ``"1"`` can be looked up alike."""
+    return fold(str(value).strip()) if isinstance(value, bool | int | str) else ""
+
+
+def identity(value: Wild) -> str:
+    """Read an id: a positive integer or a short string without spaces or commas; else ``""``."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return ""
+    name = str(value).strip()
+    if not _ID.fullmatch(name) or not name.strip("0.") or name.casefold() in _NO_IDS:
+        return ""
+    return name
+
+
+def text(value: Wild) -> str:
+    """Read a text, or a number as one; without NUL, which no PostgreSQL column takes."""
+    if isinstance(value, str):
+        return value.replace("\x00", "").strip()
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
+
+
+def error(answer: Wild) -> str | None:
+    """Return the words of an answer's or a row's ``error``.
+
+    ``None``: it has none (``"error": null``, ``""``, ``false`` beside a result are none).
+    ``""``: it has one that says nothing (``{"error": true}``).
+    """
+    if not isinstance(answer, dict):
+        return None
+    said = answer.get("error")
+    if isinstance(said, str):
+        return said.strip() or None
+    if not said:
+        return None
+    if isinstance(said, dict):
+        return message(said)
+    if isinstance(said, list):
+        return text(said[0])
+    return message(answer)
+
+
+def message(row: dict[str, Wild]) -> str:
+    """Return the sentence that stands beside a result; empty when there is none."""
+    return next((said for said in (text(row.get(name)) for name in _MESSAGES) if said), "")
+
+
+def done(row: dict[str, Wild]) -> bool | None:
+    """Read a sentence: ``{"status": "Success", "message": …}`` and its like.
+
+    ``True``: it says that it did. ``False``: that it did not, or something else in words.
+    ``None``: neither.
+    """
+    said = row.get("status", row.get("success"))
+    if flag(said) or _word(said) in _SUCCESS:
+        return True
+    if flag(said) is False or (said is not None and message(row)):
+        return False
+    return None
+
+
+def show(value: Wild) -> str:
+    """Write a value for a log line: short, and never the inside of something nested."""
+    if isinstance(value, list | dict):
+        return f"a {'list' if isinstance(value, list) else 'map'} of {len(value)}"
+    shown = "null" if value is None else repr(value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
