@@ -1,0 +1,263 @@
+"""``gateway customer …``: who may order, at which prices, with how much money."""
+
+import secrets
+from typing import Annotated
+
+import msgspec
+import typer
+
+from gateway import auth, ledger
+from gateway.commands.terminal import (
+    Json,
+    command,
+    fail,
+    moment,
+    now,
+    opened_store,
+    show_facts,
+    show_json,
+    show_table,
+)
+from gateway.config import Config
+from gateway.errors import CustomerError, TransferConflict
+from gateway.model import Customer, Transfer
+from gateway.money import Money, text
+from gateway.store import Balance, Store
+
+app = typer.Typer(no_args_is_help=True, help="Customers, their keys and their money.")
+
+Name = Annotated[str, typer.Argument(help="The customer's name.")]
+Amount = Annotated[str, typer.Argument(help="An amount in the gateway's currency, like 25.50.")]
+Reference = Annotated[
+    str | None,
+    typer.Option(help="Your own name for this payment; the same one a second time does nothing."),
+]
+
+
+def _amount(written: str, currency: str) -> Money:
+    try:
+        amount = Money.of(written, currency)
+    except ValueError as error:
+        fail(f"{error}; write an amount like 25.50")
+    if amount.micros <= 0:
+        fail(f"{written} is not a positive amount; write one like 25.50")
+    return amount
+
+
+def _tier(config: Config, tier: str) -> str:
+    if tier and tier not in config.tiers:
+        known = ", ".join(config.tiers) or "none"
+        fail(f"{tier} is not a tier in the configuration; there are: {known}")
+    return tier
+
+
+async def _find(store: Store, name: str) -> Customer:
+    for customer in await store.customers():
+        if customer.name == name:
+            return customer
+    fail(f"there is no customer {name}; `gateway customer list` shows all")
+
+
+async def _balance(store: Store, customer: Customer, currency: str) -> Balance:
+    accounts = (await store.balances([customer.id]))[customer.id]
+    return next((one for one in accounts if one.currency == currency), Balance(currency))
+
+
+async def _facts(store: Store, customer: Customer, config: Config) -> dict[str, object]:
+    balance = await _balance(store, customer, config.currency)
+    return {
+        "id": customer.id,
+        "name": customer.name,
+        "tier": customer.tier or None,
+        "balance": text(balance.available),
+        "held": text(balance.held),
+        "spent": text(balance.sales),
+        "owed": text(balance.owed),
+        "currency": config.currency,
+        "disabled": customer.disabled,
+        "created_at": moment(customer.created_at),
+    }
+
+
+@app.command()
+@command
+async def add(
+    name: Name,
+    credit: Annotated[str | None, typer.Option(help="Money to begin with.")] = None,
+    tier: Annotated[str, typer.Option(help="A price group of the configuration.")] = "",
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Add a customer and print the key, this once."""
+    async with opened_store() as (store, config):
+        if not name.strip():
+            fail("a customer needs a name")
+        amount = _amount(credit, config.currency) if credit else None
+        _tier(config, tier)
+        key = auth.new_key()
+        digest = auth.digest(await store.pepper(), key)
+        draft = Customer(id=0, name=name, tier=tier, created_at=now())
+        customer = await store.add_customer(draft, digest)
+        if customer is None:
+            fail(f"there is a customer {name} already", 1)
+        if amount:
+            await store.post([ledger.top_up(customer.id, amount, "opening", now())])
+        balance = await _balance(store, customer, config.currency)
+        result = {
+            "id": customer.id,
+            "name": customer.name,
+            "key": key,
+            "tier": customer.tier or None,
+            "balance": text(balance.available),
+        }
+        if json:
+            show_json(result)
+        else:
+            show_facts(result | {"": "the key is shown this once; only its digest is kept"})
+
+
+@app.command("list")
+@command
+async def list_(json: Json = False) -> None:  # noqa: FBT002
+    """List all customers."""
+    async with opened_store() as (store, config):
+        rows = [await _facts(store, one, config) for one in await store.customers()]
+    if json:
+        show_json(rows)
+    else:
+        show_table(
+            "Customers",
+            ("id>", "name", "tier", "balance>", "held>", "spent>", ""),
+            [
+                (
+                    row["id"],
+                    row["name"],
+                    row["tier"],
+                    row["balance"],
+                    row["held"],
+                    row["spent"],
+                    "disabled" if row["disabled"] else "",
+                )
+                for row in rows
+            ],
+        )
+
+
+@app.command()
+@command
+async def show(name: Name, json: Json = False) -> None:  # noqa: FBT002
+    """Show one customer."""
+    async with opened_store() as (store, config):
+        facts = await _facts(store, await _find(store, name), config)
+    if json:
+        show_json(facts)
+    else:
+        show_facts(facts)
+
+
+async def _post(store: Store, config: Config, name: str, transfer: Transfer, json: bool) -> None:  # noqa: FBT001
+    try:
+        (fresh,) = await store.post([transfer])
+    except CustomerError:
+        fail(f"the balance of {name} does not cover {text(transfer.amount)}", 1)
+    except TransferConflict:
+        fail("this reference was used for another amount; nothing was moved", 1)
+    facts = await _facts(store, await _find(store, name), config)
+    if json:
+        show_json({"name": name, "balance": facts["balance"], "posted": fresh})
+    else:
+        show_facts(
+            {"balance": facts["balance"]}
+            | ({} if fresh else {"": "this reference was posted before; nothing was moved"})
+        )
+
+
+@app.command()
+@command
+async def credit(
+    name: Name,
+    amount: Amount,
+    reference: Reference = None,
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Credit a customer with money that he paid."""
+    async with opened_store() as (store, config):
+        customer = await _find(store, name)
+        money = _amount(amount, config.currency)
+        transfer = ledger.top_up(customer.id, money, reference or secrets.token_hex(8), now())
+        await _post(store, config, name, transfer, json)
+
+
+@app.command()
+@command
+async def debit(
+    name: Name,
+    amount: Amount,
+    reference: Reference = None,
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Take money from a customer, such as a payment that was charged back."""
+    async with opened_store() as (store, config):
+        customer = await _find(store, name)
+        money = _amount(amount, config.currency)
+        transfer = ledger.withdrawal(customer.id, money, reference or secrets.token_hex(8), now())
+        await _post(store, config, name, transfer, json)
+
+
+async def _change(name: str, *, json: bool, **fields: object) -> None:
+    async with opened_store() as (store, config):
+        customer = await _find(store, name)
+        if "tier" in fields:
+            _tier(config, str(fields["tier"]))
+        await store.set_customer(msgspec.structs.replace(customer, **fields))
+        facts = await _facts(store, await _find(store, name), config)
+    if json:
+        show_json(facts)
+    else:
+        show_facts(facts)
+
+
+@app.command()
+@command
+async def tier(
+    name: Name,
+    tier: Annotated[str, typer.Argument(help="A price group, or '' for none.")],
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Put a customer into a price group."""
+    await _change(name, json=json, tier=tier)
+
+
+@app.command()
+@command
+async def key(name: Name, json: Json = False) -> None:  # noqa: FBT002
+    """Make a new key for a customer, and end the old one."""
+    async with opened_store() as (store, config):
+        customer = await _find(store, name)
+        new = auth.new_key()
+        await store.set_customer(customer, auth.digest(await store.pepper(), new))
+        balance = await _balance(store, customer, config.currency)
+    result = {
+        "id": customer.id,
+        "name": name,
+        "key": new,
+        "tier": customer.tier or None,
+        "balance": text(balance.available),
+    }
+    if json:
+        show_json(result)
+    else:
+        show_facts(result | {"": "the old key ends within five seconds"})
+
+
+@app.command()
+@command
+async def disable(name: Name, json: Json = False) -> None:  # noqa: FBT002
+    """Answer a customer with `Account suspended` from now on."""
+    await _change(name, json=json, disabled=True)
+
+
+@app.command()
+@command
+async def enable(name: Name, json: Json = False) -> None:  # noqa: FBT002
+    """Let a disabled customer order again."""
+    await _change(name, json=json, disabled=False)

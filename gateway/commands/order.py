@@ -1,0 +1,243 @@
+"""``gateway order …``: what was ordered, what became of it, and what the owner decides."""
+
+import re
+from typing import Annotated
+
+import typer
+
+from gateway import ledger, transitions
+from gateway.app import open_gateway
+from gateway.commands.terminal import (
+    Json,
+    command,
+    fail,
+    load_config,
+    load_settings,
+    moment,
+    now,
+    opened_store,
+    show_facts,
+    show_json,
+    show_table,
+    since as since_,
+)
+from gateway.config import Config
+from gateway.model import Cancel, Event, Order, State, Status, Transfer
+from gateway.money import text
+from gateway.store import Failure, Filter, Store
+from gateway.transitions import Following
+
+app = typer.Typer(no_args_is_help=True, help="Orders, and what the owner decides about them.")
+
+Id = Annotated[int, typer.Argument(help="Our order id.")]
+_UPSTREAM_ID = re.compile(r"[!-~]{1,64}")
+
+
+def _row(order: Order, customers: dict[int, str]) -> dict[str, object]:
+    charge = order.charge if order.state in ledger.UNDECIDED else ledger.net(order)
+    return {
+        "id": order.id,
+        "customer": customers.get(order.customer, str(order.customer)),
+        "service": order.service,
+        "provider": order.provider or None,
+        "upstream_id": order.upstream_id or None,
+        "link": order.params.get("link") or order.params.get("username", ""),
+        "quantity": order.size,
+        "charge": text(charge),
+        "status": order.word,
+        "remains": order.size if order.remains is None else order.remains,
+        "created_at": moment(order.created_at),
+    }
+
+
+async def _names(store: Store) -> dict[int, str]:
+    return {one.id: one.name for one in await store.customers()}
+
+
+async def _get(store: Store, order_id: int) -> Order:
+    found = await store.orders([order_id])
+    if order_id not in found:
+        fail(f"there is no order {order_id}")
+    return found[order_id]
+
+
+@app.command("list")
+@command
+async def list_(  # noqa: PLR0913  # a flag each
+    status: Annotated[str, typer.Option(help="As the list shows it, or `unknown`, `failed`.")] = "",
+    customer: Annotated[str, typer.Option(help="A customer's name.")] = "",
+    provider: Annotated[str, typer.Option(help="A provider's name.")] = "",
+    since: Annotated[str, typer.Option(help="An age like 1d, or a date.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """List orders, newest first."""
+    words = {one.casefold() for one in (*Status, "unknown", "failed")}
+    if status and status.casefold() not in words:
+        fail(f"--status {status}: one of {', '.join((*Status, 'unknown', 'failed'))}")
+    async with opened_store() as (store, _):
+        names = await _names(store)
+        ids = {name: customer_id for customer_id, name in names.items()}
+        if customer and customer not in ids:
+            fail(f"there is no customer {customer}; `gateway customer list` shows all")
+        wanted = Filter(
+            status=status,
+            customer=ids.get(customer),
+            provider=provider,
+            since=since_(since) if since else 0,
+            limit=limit,
+        )
+        rows = [_row(order, names) for order in await store.find_orders(wanted)]
+    if json:
+        show_json(rows)
+        return
+    columns = (
+        ("id>", "id"),
+        ("customer", "customer"),
+        ("service>", "service"),
+        ("provider", "provider"),
+        ("their id", "upstream_id"),
+        ("quantity>", "quantity"),
+        ("charge>", "charge"),
+        ("status", "status"),
+        ("remains>", "remains"),
+        ("created", "created_at"),
+    )
+    show_table(
+        "Orders",
+        [title for title, _ in columns],
+        [[row[name] for _, name in columns] for row in rows],
+    )
+
+
+def _event(event: Event) -> dict[str, object]:
+    detail = dict(event.detail)
+    if "began_at" in detail:
+        detail["began_at"] = moment(int(detail["began_at"] or 0))
+    return {"at": moment(event.at), "what": event.kind, **detail}
+
+
+def _transfer(transfer: Transfer) -> dict[str, object]:
+    return {
+        "at": moment(transfer.at),
+        "code": transfer.code,
+        "amount": text(transfer.amount),
+        "currency": transfer.currency,
+    }
+
+
+async def _everything(store: Store, order: Order) -> dict[str, object]:
+    events, transfers = await store.history(order.id)
+    began: dict[str, object] = {"at": moment(order.created_at), "what": "placed"}
+    return {
+        **_row(order, await _names(store)),
+        "state": order.state,
+        "type": order.type,
+        "params": order.params,
+        "currency": order.currency,
+        "cost": text(ledger.cost(order)),
+        "cost_currency": order.cost_currency or None,
+        "start_count": order.start_count,
+        "cancel": order.cancel or None,
+        "told": order.error or None,
+        "next_look": moment(order.poll_at),
+        "events": [began, *(_event(one) for one in events)],
+        "transfers": [_transfer(one) for one in transfers],
+        "refills": [
+            {
+                "refill": one.id,
+                "status": one.status,
+                "upstream_id": one.upstream_id or None,
+                "created_at": moment(one.created_at),
+            }
+            for one in await store.refills_of(order.id)
+        ],
+    }
+
+
+def _show(facts: dict[str, object], *, json: bool) -> None:
+    if json:
+        show_json(facts)
+        return
+    lists = {name: facts.pop(name) for name in ("events", "transfers", "refills")}
+    show_facts(facts)
+    for name, rows in lists.items():
+        assert isinstance(rows, list)  # noqa: S101  # see _everything
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        show_table(name.capitalize(), columns, [[row.get(key) for key in columns] for row in rows])
+
+
+@app.command()
+@command
+async def show(order_id: Id, json: Json = False) -> None:  # noqa: FBT002
+    """Show every attempt, every status change and every movement of money of an order."""
+    async with opened_store() as (store, _):
+        facts = await _everything(store, await _get(store, order_id))
+    _show(facts, json=json)
+
+
+def _following(config: Config) -> Following:
+    return Following(int(config.every.status * 1000), int(config.orders.follow_for * 1000))
+
+
+@app.command()
+@command
+async def settle(
+    order_id: Id,
+    upstream: Annotated[str | None, typer.Option(help="Placed, under this id of theirs.")] = None,
+    not_placed: Annotated[bool, typer.Option("--not-placed", help="They have no such order.")] = False,  # noqa: E501, FBT002
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Decide an order whose outcome is not known."""
+    if (upstream is None) is not not_placed:
+        fail("say either --upstream THEIR_ID or --not-placed")
+    if upstream is not None and not _UPSTREAM_ID.fullmatch(upstream):
+        fail(f"--upstream {upstream}: write the provider's order id, such as 23501")
+    async with opened_store() as (store, config):
+        order = await _get(store, order_id)
+        if order.state is not State.UNKNOWN:
+            fail(f"order {order_id} is {order.word}; only unknown orders are settled", 1)
+        change = transitions.settled(upstream, now(), _following(config))
+        await _step(store, order_id, change, json=json)
+
+
+async def _step(
+    store: Store, order_id: int, change: transitions.Transition, *, json: bool
+) -> None:
+    from gateway.store import Step
+
+    (after,) = await store.advance([Step(order_id, change)])
+    if isinstance(after, Failure):
+        fail(f"order {order_id} stays as it is: {after}", 1)
+    _show(await _everything(store, after), json=json)
+
+
+@app.command()
+@command
+async def cancel(order_id: Id, json: Json = False) -> None:  # noqa: FBT002
+    """Ask the provider to cancel an order; one that was not sent yet is canceled at once."""
+    found = load_settings()
+    async with open_gateway(load_config(found), found) as gateway:
+        order = await _get(gateway.store, order_id)
+        if not transitions.cancelable(order):
+            fail(f"order {order_id} is {order.word}; there is nothing to cancel", 1)
+        refusals = await gateway.follow.ask_cancels([order])
+        await gateway.follow.drain(gateway.config.orders.answer_within)
+        order = await _get(gateway.store, order_id)
+        facts = await _everything(gateway.store, order)
+    _show(facts, json=json)
+    if refusals.get(order_id):
+        fail("the provider refused; its words are in the events above", 1)
+    if order.cancel is Cancel.WANTED:
+        fail("the provider has not heard it yet; the background asks again", 1)
+
+
+@app.command()
+@command
+async def retry(order_id: Id, json: Json = False) -> None:  # noqa: FBT002
+    """Hold a failed order's charge again, and queue it for the routes that there are now."""
+    async with opened_store() as (store, _):
+        order = await _get(store, order_id)
+        if order.state is not State.FAILED:
+            fail(f"order {order_id} is {order.word}; only failed orders are tried again", 1)
+        await _step(store, order_id, transitions.retried(now()), json=json)

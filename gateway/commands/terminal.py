@@ -1,0 +1,147 @@
+"""What all commands share: settings from flags, results for people or as JSON, exit codes."""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gateway import config as configuration
+from gateway import logs, settings
+from gateway.adapters import ADAPTERS
+from gateway.app import open_store
+from gateway.config import Config
+from gateway.errors import ConfigError, GatewayError
+from gateway.settings import Settings
+from gateway.store import Store
+
+P = ParamSpec("P")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+FLAGS: dict[str, Any] = {}
+"""Flags that stand before the command; they override the environment."""
+
+
+def fail(text: str, code: int = 2) -> NoReturn:
+    """End the command with a reason; 2: it was called wrongly, 1: something is wrong."""
+    err.print(text, style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def command(work: Callable[P, Awaitable[None]]) -> Callable[P, None]:
+    """Make a command of a coroutine; what goes wrong becomes a sentence and an exit code."""
+
+    @wraps(work)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            asyncio.run(_awaited(work(*args, **kwargs)))
+        except (ConfigError, GatewayError) as error:
+            fail(str(error), 1)
+
+    return run
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    await work
+
+
+def load_settings(**flags: Any) -> Settings:  # noqa: ANN401  # whatever the flags hold
+    """Return the settings: flags before the environment before ``.env``."""
+    given = {name: value for name, value in {**FLAGS, **flags}.items() if value is not None}
+    found = settings.load(**given)
+    logs.configure(found.log_format, found.log_level)
+    return found
+
+
+def load_config(found: Settings) -> Config:
+    """Read the owner's file; its keys are never logged from then on."""
+    config = configuration.load(
+        found.config,
+        settings.environment(found),
+        {name: adapter.currency for name, adapter in ADAPTERS.items()},
+    )
+    for provider in config.providers.values():
+        logs.register_secret(provider.key.get_secret_value())
+    return config
+
+
+@asynccontextmanager
+async def opened_store() -> AsyncIterator[tuple[Store, Config]]:
+    """Open the database for one command."""
+    found = load_settings()
+    config = load_config(found)
+    store = await open_store(found, first_id=config.orders.first_id)
+    try:
+        yield store, config
+    finally:
+        await store.close()
+
+
+def show_json(value: object) -> None:
+    """Print a result for programs."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def show_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "none"
+) -> None:
+    """Print a result for people; columns that end in ``>`` are aligned to the right."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for name in columns:
+        right = name.endswith(">")
+        table.add_column(name.rstrip(">"), justify="right" if right else "left", overflow="fold")
+    count = 0
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        count += 1
+    out.print(table if count else f"{title}: {empty}")
+
+
+def show_facts(facts: Mapping[str, object]) -> None:
+    """Print one thing for people, a fact a line."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in facts.items():
+        table.add_row(f"[bold]{name}[/]", "" if value is None else str(value))
+    out.print(table)
+
+
+def now() -> int:
+    """Return the time in milliseconds."""
+    return int(time.time() * 1000)
+
+
+def moment(at: int | None) -> str | None:
+    """Return a time as people and programs read it: ISO 8601, in UTC."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="seconds").replace(
+        "+00:00", "Z"
+    )
+
+
+def since(text: str) -> int:
+    """Read ``1d``, ``2h`` or a date as the time since when; in milliseconds."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    if text[-1:] in units and text[:-1].isascii() and text[:-1].isdigit():
+        return now() - int(text[:-1]) * units[text[-1]] * 1000
+    try:
+        date = datetime.fromisoformat(text)
+    except ValueError:
+        fail(f"--since {text}: write an age like 1d or 12h, or a date like 2026-11-21")
+    return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def path_of(found: Settings) -> Path:
+    """Return the owner's file."""
+    return found.config
