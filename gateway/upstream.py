@@ -1,0 +1,456 @@
+"""The wire to the providers, and the only module that knows which HTTP library there is.
+
+What matters here is one question: may the provider have heard us? ``Upstream.post`` answers it
+with a type. ``errors.Unreachable`` is raised only where provably not a byte was written, so that
+the order may go elsewhere; whatever else goes wrong is ``errors.Indeterminate``.
+
+httpx gives the words (``Request``, ``Response``, the transport interface), which is what lets
+tests pass in a ``MockTransport`` or an ``ASGITransport``. Its client is left out: it spends more
+on every call than all the rest of an order costs. Its connection pool is left out too: it asks
+every connection it has at every call, and it cannot say whether a byte was written. ``Wire``
+below takes its place, on asyncio and httptools, under uvloop as well.
+"""
+
+import asyncio
+import select
+import ssl
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from typing import cast
+from urllib.parse import urlencode
+
+import httptools
+import httpx
+import msgspec
+
+from gateway.errors import CallFailed, Indeterminate, Unreachable
+
+LARGEST = 64 * 1024 * 1024
+"""Bytes that an answer may have; a catalog of 100,000 services has about a third of it."""
+
+HEAD = 64 * 1024
+"""Bytes that the status line and the headers of an answer may have."""
+
+SLICE = 4 * 1024
+"""Bytes that are decompressed at once: zlib makes at most a thousand times as many of them."""
+
+IDLE = 3.0
+"""Seconds that an unused connection is kept. Many servers close theirs after five; whoever sends
+just then cannot know whether it was heard, so ours must be the shorter patience by far."""
+
+UNWRITTEN = "unwritten"
+"""The request extension by which a transport says that not a byte can have been written yet."""
+
+_NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.UnsupportedProtocol,
+)
+_PORTS = {"http": 80, "https": 443}
+
+_Origin = tuple[str, str, int]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a provider answered: the HTTP status, and the body without its content coding."""
+
+    status: int
+    body: bytes
+
+
+class Upstream:
+    """Posts forms to providers.
+
+    Args:
+        transport: what carries the requests; ours unless a test brings another.
+        largest: bytes that an answer may have, as it travels and decompressed.
+
+    """
+
+    def __init__(
+        self, transport: httpx.AsyncBaseTransport | None = None, *, largest: int = LARGEST
+    ) -> None:
+        self._transport = Wire(largest=largest) if transport is None else transport
+        self._largest = largest
+        self._prepared: dict[str, tuple[httpx.URL, httpx.Headers]] = {}
+
+    async def post(
+        self,
+        url: str,
+        fields: Mapping[str, str],
+        *,
+        key: str,
+        timeout: float,  # noqa: ASYNC109 - what it means depends on how far the call has come
+    ) -> Answer:
+        """Post ``fields`` and our ``key`` there as a form, and return whatever was answered.
+
+        Redirects are not followed: that would turn the POST into a GET elsewhere. Any status is
+        an answer. The key is in no exception, neither in its text nor in what it was raised from.
+
+        Args:
+            url: absolute, ``http`` or ``https``.
+            fields: each value is encoded here, exactly once, as UTF-8.
+            key: our key at this provider.
+            timeout: seconds in all, from looking up the name to the last byte of the answer.
+
+        Raises:
+            Unreachable: not a byte was written.
+            Indeterminate: bytes may have been written, and there is no answer to go by.
+
+        """
+        request = None
+        try:
+            request = self._request(url, urlencode([*fields.items(), ("key", key)]).encode())
+            async with asyncio.timeout(timeout):
+                return await self._exchange(request)
+        except TimeoutError:
+            failure = _judge(request, None, f"no answer within {timeout:g} s")
+        except httpx.HTTPError as error:
+            failure = _judge(request, error, f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - a bug here must not pass for "never sent"
+            failure = _judge(request, error, type(error).__name__)
+        # Raised out here, the failure drags along no context that still holds the form.
+        raise failure
+
+    async def aclose(self) -> None:
+        """Close every connection; calls under way fail."""
+        await self._transport.aclose()
+
+    def _request(self, url: str, form: bytes) -> httpx.Request:
+        prepared = self._prepared.get(url)
+        if prepared is None:
+            parsed = httpx.URL(url)
+            headers = httpx.Headers(
+                [
+                    (b"Host", parsed.netloc),
+                    (b"Accept", b"application/json, */*"),
+                    (b"Accept-Encoding", b"gzip"),
+                    (b"User-Agent", b"smm-gateway"),
+                    (b"Content-Type", b"application/x-www-form-urlencoded"),
+                ]
+            )
+            prepared = self._prepared[url] = parsed, headers
+        # A ready Headers object is copied, a list would be parsed; a stream stops httpx from
+        # working out the headers once more.
+        request = httpx.Request("POST", prepared[0], headers=prepared[1], stream=_Whole(form))
+        request.headers["Content-Length"] = str(len(form))
+        return request
+
+    async def _exchange(self, request: httpx.Request) -> Answer:
+        response = await self._transport.handle_async_request(request)
+        try:
+            return Answer(response.status_code, await self._body(response))
+        finally:
+            await response.aclose()
+
+    async def _body(self, response: httpx.Response) -> bytes:
+        coding = response.headers.get("content-encoding")
+        if coding is not None and "," in coding:
+            msg = "compressed more than once"  # each layer may multiply the size by a thousand
+            raise httpx.DecodingError(msg)
+        if coding is None and isinstance(response.stream, _Whole):
+            return response.stream.content
+        parts, size = [], 0
+        async for part in response.aiter_bytes():
+            size += len(part)
+            if size > self._largest:
+                raise httpx.ReadError(_too_large(self._largest))
+            parts.append(part)
+        return b"".join(parts)
+
+
+def _judge(request: httpx.Request | None, error: Exception | None, words: str) -> CallFailed:
+    """Return what a failure means: ``Unreachable`` needs a proof that nothing was written."""
+    if request is None:
+        return Unreachable(f"the request cannot be written: {words}")
+    unwritten = request.extensions.get(UNWRITTEN, False) or isinstance(error, _NEVER_SENT)
+    return (Unreachable if unwritten else Indeterminate)(f"{request.url.host}: {words}")
+
+
+def _too_large(largest: int) -> str:
+    return f"the answer has more than {largest} bytes"
+
+
+class _Whole(httpx.AsyncByteStream):
+    """A body that is all there; it is handed on in slices, so that a decompressor stops in time."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self.content), SLICE):
+            yield self.content[start : start + SLICE]
+            await asyncio.sleep(0)  # decompressing a catalog must not hold up everybody else
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """HTTP/1.1 over TCP or TLS, on connections that are kept alive: httpx's transport interface.
+
+    Of the idle connections to an origin the one used last is taken first, at the same cost
+    however many there are. There is no limit on how many; whoever calls sets the pace. A
+    connection that was closed before we wrote to it is replaced; one that fails at the write or
+    after it is not, and nothing is ever sent twice. Until the first byte is handed over,
+    ``request.extensions[UNWRITTEN]`` is true, so that a caller who gives up knows as well.
+
+    It keeps no time of its own: the caller's deadline cancels it, which closes the connection.
+    The whole answer is there when it returns. Proxies named in the environment are not used, and
+    TLS sessions are not resumed: asyncio has no way to pass one in, and keep-alive saves more.
+
+    Args:
+        tls: how servers are checked; by default against the system's authorities.
+        largest: bytes of an answer, as it travels.
+        idle: seconds that an unused connection is kept.
+
+    Raises:
+        httpx.ConnectError, httpx.UnsupportedProtocol: provably not a byte was written.
+        httpx.ReadError: the connection broke or the answer is too large.
+        httpx.RemoteProtocolError: the answer is cut short or is not HTTP.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        largest: int = LARGEST,
+        idle: float = IDLE,
+    ) -> None:
+        if tls is None:
+            tls = ssl.create_default_context()
+            tls.set_alpn_protocols(["http/1.1"])
+        self.largest = largest
+        self._tls = tls
+        self._patience = idle
+        self._connections: set[_Connection] = set()
+        # Ordered by when they fell idle, and any of them can leave at no cost.
+        self._idle: dict[_Origin, OrderedDict[_Connection, float]] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request and return its answer, read to the end."""
+        request.extensions[UNWRITTEN] = True
+        url = request.url
+        if url.scheme not in _PORTS or not url.host:
+            msg = "an http or https URL with a host is needed"
+            raise httpx.UnsupportedProtocol(msg)
+        lines = [f"{request.method} ".encode(), url.raw_path, b" HTTP/1.1\r\n"]
+        for name, value in request.headers.raw:
+            lines += (name, b": ", value, b"\r\n")
+        lines += (b"\r\n", await request.aread())
+        origin = (url.scheme, url.raw_host.decode("ascii"), url.port or _PORTS[url.scheme])
+        connection = self._take(origin) or await self._connect(origin)
+        # Nothing is awaited between the look at the connection and the write.
+        request.extensions[UNWRITTEN] = False
+        return await connection.exchange(b"".join(lines))
+
+    async def aclose(self) -> None:
+        """Close every connection; calls under way fail, later ones are refused."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        waiting = [connection.closed for connection in self._connections]
+        for connection in tuple(self._connections):
+            connection.abort()
+        if waiting:
+            await asyncio.wait(waiting)
+
+    async def _connect(self, origin: _Origin) -> "_Connection":
+        scheme, host, port = origin
+        tls = self._tls if scheme == "https" else None
+        try:
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: _Connection(self, origin), host, port, ssl=tls
+            )
+        except (OSError, ValueError, OverflowError) as error:  # the last two: no such host or port
+            raise httpx.ConnectError(str(error) or type(error).__name__) from error
+        if self._closed:
+            connection.abort()
+        if connection.closing:
+            msg = "closed before anything was written"
+            raise httpx.ConnectError(msg)
+        return connection
+
+    def _take(self, origin: _Origin) -> "_Connection | None":
+        idle = self._idle.get(origin)
+        while idle:
+            connection, since = idle.popitem()
+            young = asyncio.get_running_loop().time() - since < self._patience
+            if young and connection.silent:
+                return connection
+            connection.abort()
+        return None
+
+    def keep(self, connection: "_Connection") -> None:
+        """Take a connection back whose answer is complete."""
+        loop = asyncio.get_running_loop()
+        self._idle.setdefault(connection.origin, OrderedDict())[connection] = loop.time()
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(self._patience, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        loop = asyncio.get_running_loop()
+        oldest = None
+        for idle in self._idle.values():
+            while idle:
+                connection, since = next(iter(idle.items()))
+                if loop.time() - since < self._patience:
+                    oldest = since if oldest is None else min(oldest, since)
+                    break
+                del idle[connection]
+                connection.abort()
+        if oldest is not None:
+            self._sweeper = loop.call_at(oldest + self._patience, self._sweep)
+
+    def opened(self, connection: "_Connection") -> None:
+        """Remember a connection, so that it is closed in the end."""
+        self._connections.add(connection)
+
+    def lost(self, connection: "_Connection") -> None:
+        """Forget a connection that is closed."""
+        self._connections.discard(connection)
+        if idle := self._idle.get(connection.origin):
+            idle.pop(connection, None)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: it carries an exchange, rests, carries another, until it is closed."""
+
+    def __init__(self, wire: Wire, origin: _Origin) -> None:
+        self.origin = origin
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._wire = wire
+        self._parser = httptools.HttpResponseParser(self)
+        self._waiter: asyncio.Future[httpx.Response] | None = None
+        self._received = 0
+        self._complete = False
+        self._clear()
+
+    def _clear(self) -> None:
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._parts: list[bytes] = []
+        self._headed = False
+        self._delimited = False
+        self._reusable = False
+
+    # --- for Wire ---------------------------------------------------------------------------
+
+    @property
+    def closing(self) -> bool:
+        """Whether it can no longer be written to."""
+        return self._transport.is_closing()
+
+    @property
+    def silent(self) -> bool:
+        """Whether it is open and the kernel has nothing for us, not even the news of its end.
+
+        The event loop reports that news a moment late; asking costs a microsecond and saves an
+        order from being written into a connection that is already gone.
+        """
+        return not self._transport.is_closing() and not self._poll.poll(0)
+
+    def abort(self) -> None:
+        """Close it now."""
+        self._transport.abort()
+
+    async def exchange(self, request: bytes) -> httpx.Response:
+        """Write a request and return the answer to it."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        self._received = 0
+        self._complete = False
+        self._clear()
+        self._transport.write(request)
+        try:
+            return await self._waiter
+        finally:
+            if self._waiter is not None:  # cancelled: what may still come is nobody's answer
+                self._waiter = None
+                self.abort()
+
+    # --- from the event loop ----------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._poll = select.poll()
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._wire.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._waiter is None:  # nobody asked, so nobody may take it for an answer
+            self.abort()
+            return
+        self._received += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._reusable = False
+            if not self._complete:
+                self._end(httpx.RemoteProtocolError(f"not an HTTP answer: {error}"))
+                return
+        if self._complete:
+            self._end(self._response())
+        elif self._received > HEAD and not self._headed:
+            self._end(httpx.RemoteProtocolError(f"the headers have more than {HEAD} bytes"))
+        elif self._received > HEAD + self._wire.largest:
+            self._end(httpx.ReadError(_too_large(self._wire.largest)))
+
+    def eof_received(self) -> None:
+        if self._waiter is not None and self._headed and not self._delimited:
+            self._end(self._response())  # such an answer ends with the connection
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wire.lost(self)
+        self.closed.set_result(None)
+        if exc is not None:
+            self._end(httpx.ReadError(str(exc) or type(exc).__name__))
+        else:
+            self._end(httpx.RemoteProtocolError("closed before the answer was complete"))
+
+    def _end(self, outcome: httpx.Response | Exception) -> None:
+        waiter, self._waiter = self._waiter, None
+        # A server that answers before it has read everything leaves the rest of our request in
+        # the way of the next.
+        if self._reusable and not self.closing and not self._transport.get_write_buffer_size():
+            self._wire.keep(self)
+        else:
+            self.abort()
+        if waiter is None or waiter.done():
+            return
+        if isinstance(outcome, Exception):
+            waiter.set_exception(outcome)
+        else:
+            waiter.set_result(outcome)
+
+    def _response(self) -> httpx.Response:
+        return httpx.Response(
+            self._status, headers=self._headers, stream=_Whole(b"".join(self._parts))
+        )
+
+    # --- from the parser --------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            msg = "more than one answer"
+            raise ValueError(msg)
+        self._clear()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._headed:  # trailers say nothing that we need
+            return
+        self._headers.append((name, value))
+        if name.lower() in {b"content-length", b"transfer-encoding"}:
+            self._delimited = True
+
+    def on_headers_complete(self) -> None:
+        self._status = self._parser.get_status_code()
+        self._headed = self._status // 100 != 1  # 1xx only announces the answer
+
+    def on_body(self, part: bytes) -> None:
+        self._parts.append(part)
+
+    def on_message_complete(self) -> None:
+        if self._headed:
+            self._complete = True
+            self._reusable = self._parser.should_keep_alive()
