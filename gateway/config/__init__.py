@@ -1,0 +1,222 @@
+"""The owner's one file, ``providers.yaml``: text and environment in, a ``Config`` out.
+
+Every mistake is found before any is told, each as ``providers.yaml:LINE:COLUMN: what is wrong and
+what would be right``. A message quotes the file as it is written, never what a variable holds, and
+of a key or a web address nothing at all.
+
+``document`` reads YAML with places, ``values`` single values, ``models`` says which keys there
+are, and ``rules`` what only the whole file can show.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from gateway.config.document import Document, Mistake, Steps, Unreadable, Unset
+from gateway.config.models import (
+    Block,
+    Config,
+    Contents,
+    Dialect,
+    Every,
+    Import,
+    Limits,
+    Orders,
+    Parameters,
+    Provider,
+    Route,
+    Service,
+    Tier,
+)
+from gateway.config.rules import check
+from gateway.config.values import SAID, nearest
+from gateway.errors import ConfigError
+
+__all__ = [
+    "Config",
+    "Dialect",
+    "Every",
+    "Import",
+    "Limits",
+    "Orders",
+    "Parameters",
+    "Provider",
+    "Route",
+    "Service",
+    "Tier",
+    "load",
+    "parse",
+]
+
+
+def load(path: Path, environment: Mapping[str, str], adapters: Mapping[str, str]) -> Config:
+    """Read the file at ``path``; arguments and errors are those of ``parse``."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        msg = f"{path}:1:1: there is no such file; write one, or name another as GATEWAY_CONFIG"
+        raise ConfigError(msg) from None
+    except OSError as error:
+        reason = (error.strerror or "unknown reason").lower()
+        msg = f"{path}:1:1: the file can't be read ({reason}); name one that can"
+        raise ConfigError(msg) from None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = raw[: error.start].decode("utf-8-sig")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        msg = f"{path}:{line}:{column}: this is not UTF-8; save the file in that encoding"
+        raise ConfigError(msg) from None
+    return parse(text, str(path), environment, adapters)
+
+
+def parse(
+    text: str, name: str, environment: Mapping[str, str], adapters: Mapping[str, str]
+) -> Config:
+    """Read the file's text.
+
+    Args:
+        text: the YAML.
+        name: what messages call the file.
+        environment: where ``${VAR}`` comes from.
+        adapters: the adapters that exist, each with the currency that it charges in by default.
+
+    Raises:
+        ConfigError: with every mistake, in the order of the file.
+
+    """
+    try:
+        document = Document.read(text, environment)
+    except Unreadable as error:
+        raise ConfigError(*_told(name, [error.mistake])) from None
+    contents = _contents(document, adapters)
+    if contents is None or document.mistakes:
+        raise ConfigError(*_told(name, document.mistakes))
+    for index in range(len(contents.imports)):
+        warning = "imports are checked but not taken up yet; list its services under services"
+        document.blame(("imports", index), warning)
+    return Config.model_construct(
+        **dict(contents),
+        digest=hashlib.sha256(text.encode()).hexdigest(),
+        warnings=_told(name, document.mistakes),
+    )
+
+
+def _told(name: str, mistakes: list[Mistake]) -> list[str]:
+    return [f"{name}:{m.line}:{m.column}: {m.text}" for m in sorted(set(mistakes))]
+
+
+def _contents(document: Document, adapters: Mapping[str, str]) -> Contents | None:
+    """Judge the document by rules and models, noting every mistake in it."""
+    if document.data is None:
+        document.blame((), "the file is empty; begin with the currency, such as currency: USD")
+        return None
+    if not isinstance(document.data, dict):
+        document.blame((), "the file is no block of keys and values; begin with currency: USD")
+        return None
+    for path, text, key in check(document.data, adapters):
+        document.blame(path, text, key=key)
+    for path in _empty(document.data, ()):
+        document.blame(path, "nothing is given here; give a value, or remove the key")
+    try:
+        contents = Contents.model_validate(document.data)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            _reword(document, detail["type"], detail["loc"], detail["msg"])
+        return None
+    providers = {
+        name: p if p.currency else p.model_copy(update={"currency": adapters.get(p.adapter, "")})
+        for name, p in contents.providers.items()
+    }
+    return contents.model_copy(update={"providers": providers})
+
+
+def _reword(document: Document, kind: str, steps: Steps, message: str) -> None:
+    """Say one of pydantic's errors in our own words, at its place."""
+    key = steps[-1:] == ("[key]",)
+    path = steps[:-1] if key else steps
+    found = _at(document.data, path)
+    if isinstance(found, Unset):
+        return
+    if kind == SAID:
+        document.blame(path, message, key=key)
+    elif kind == "missing":
+        name = str(path[-1])
+        example = _EXAMPLES.get(name, "…")
+        document.blame(path, f"`{name}` is missing; add it, such as {name}: {example}")
+    elif kind == "extra_forbidden":
+        name, block = str(path[-1]), _type_at(path[:-1])
+        known = _keys(block) if block is not None else ()
+        document.blame(path, f"there is no key `{name}` here; {nearest(name, known)}", key=True)
+    elif kind == "model_type":
+        stands = {list: "a list stands", str: "a single value stands", NoneType: "nothing is"}
+        said = f"{stands.get(type(found), 'something else stands')} here"
+        document.blame(path, f"{said}; give a block of keys and values")
+    else:
+        document.blame(path, f"this does not fit here ({kind}); see the example of the file")
+
+
+_EXAMPLES = {
+    "currency": "USD",
+    "adapter": "api_v2",
+    "url": "https://panel.example/api/v2",
+    "key": "${PANEL_KEY}",
+    "routes": "[smmai/1]",
+    "provider": "smmai",
+    "ids_from": "10000",
+    "markup": "10%",
+    "required": "[link, quantity]",
+    "size": "quantity",
+}
+
+
+def _at(data: object, path: Steps) -> object:
+    for step in path:
+        if isinstance(data, dict):
+            data = data.get(step)
+        elif isinstance(data, list) and isinstance(step, int):
+            data = data[step]
+        else:
+            return None
+    return data
+
+
+def _keys(block: type[Block]) -> dict[str, Any]:
+    """Return the type of each key of a block, by its name in the file."""
+    return {f.alias or name: f.annotation for name, f in block.model_fields.items()}
+
+
+def _type_at(path: Steps) -> type[Block] | None:
+    """Return the kind of block that belongs at a path of the file."""
+    current: Any = Contents
+    for step in path:
+        if isinstance(current, type) and issubclass(current, Block):
+            current = _keys(current).get(str(step))
+        else:  # a dict's value, or a list's item
+            current = get_args(current)[-1] if get_args(current) else None
+        if NoneType in get_args(current):
+            current = next((a for a in get_args(current) if _is_block(a)), None)
+    return current if _is_block(current) else None
+
+
+def _is_block(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Block)
+
+
+def _empty(data: object, path: Steps) -> Iterator[Steps]:
+    """Yield the path of every key that is there without the single value it wants."""
+    if isinstance(data, list):
+        for index, item in enumerate(data):
+            yield from _empty(item, (*path, index))
+    elif isinstance(data, dict):
+        block = _type_at(path)
+        keys = _keys(block) if block is not None else {}
+        for key, value in data.items():
+            if value is None and NoneType in get_args(keys.get(key)):
+                yield (*path, key)
+            else:
+                yield from _empty(value, (*path, key))

@@ -1,0 +1,232 @@
+"""What the owner's file may say: every key, its type and its default.
+
+Durations are seconds, percentages exact fractions, amounts exact decimals in units of a currency.
+"""
+
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from gateway.config.document import shown
+from gateway.config.values import (
+    Amount,
+    Batched,
+    Count,
+    Counted,
+    Currency,
+    Duplicates,
+    Few,
+    Flag,
+    Id,
+    Interval,
+    Name,
+    Parameter,
+    Patience,
+    Percent,
+    Rate,
+    Routing,
+    Secret,
+    Span,
+    Text,
+    Unavailable,
+    Url,
+    Verb,
+    keyed,
+    listed,
+    scalar,
+)
+from gateway.order_types import OrderType
+from gateway.pricing import Exchange
+
+LIST = BeforeValidator(listed)
+BLOCK = BeforeValidator(keyed)
+
+
+class Block(BaseModel):
+    """A block of the file: immutable, and no key in it that we don't know."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+    )
+
+
+class Every(Block):
+    """How often the background asks, in seconds."""
+
+    catalog: Interval = 600.0
+    status: Interval = 30.0
+    balance: Interval = 300.0
+
+
+class Limits(Block):
+    """How much a provider is asked at once, and in a second; ``None``: as fast as it answers."""
+
+    concurrency: Few = 8
+    per_second: Few | None = 10
+
+
+class Dialect(Block):
+    """How a panel differs from the common dialect.
+
+    Attributes:
+        rename: our field's name -> theirs.
+        batch: how many ids a call may carry; 1 means the singular parameter.
+        without: the actions that it does not have.
+
+    """
+
+    rename: Annotated[dict[Text, Text], BLOCK] = {}
+    batch: Annotated[dict[Batched, Few], BLOCK] = {}
+    without: Annotated[list[Verb], LIST] = []
+
+
+class Provider(Block):
+    """A panel that we buy from.
+
+    Attributes:
+        currency: what it charges in; its adapter's own when the file doesn't say.
+        timeout: seconds for one call.
+        low_balance: warn under this, in the provider's currency.
+
+    """
+
+    adapter: Text
+    url: Url
+    key: Secret
+    currency: Currency = ""
+    timeout: Patience = 15.0
+    limits: Annotated[Limits, BLOCK] = Limits()
+    low_balance: Amount | None = None
+    markup: Percent | None = None
+    dialect: Annotated[Dialect, BLOCK] = Dialect()
+
+
+class Route(Block):
+    """A provider's service that can fulfil one of ours; ``provider/service`` in the file."""
+
+    provider: Name
+    service: Text
+
+    def __str__(self) -> str:
+        return f"{self.provider}/{self.service}"
+
+
+def route(text: str) -> Route:
+    """Read ``smmai/1``; ``ValueError`` says what would be right."""
+    provider, slash, service = text.partition("/")
+    if not (provider and slash and service) or text.split() != [text] or "/" in service:
+        msg = f"{shown(text)} is not a route; write provider/service, such as smmai/1"
+        raise ValueError(msg)
+    return Route(provider=provider, service=service)
+
+
+class Parameters(Block):
+    """What an order type that is not in our table takes, as the owner says."""
+
+    required: Annotated[list[Parameter], LIST]
+    optional: Annotated[list[Parameter], LIST] = []
+    size: Counted
+
+    def order_type(self, name: str) -> OrderType:
+        """Return the row that is missing in the table for a type of this name."""
+        return OrderType(name, tuple(self.required), self.size, tuple(self.optional))
+
+
+class Service(Block):
+    """What we sell; ``None`` is "as the provider has it"."""
+
+    routes: Annotated[list[Annotated[Route, scalar(route)]], LIST]
+    name: Text | None = None
+    category: Text | None = None
+    description: Text | None = None
+    min: Count | None = None
+    max: Count | None = None
+    refill: Flag | None = None
+    cancel: Flag | None = None
+    dripfeed: Flag | None = None
+    markup: Percent | None = None
+    rate: Rate | None = None
+    routing: Routing = "preferred"
+    allow_loss: Flag = False
+    parameters: Parameters | None = None
+
+
+class Import(Block):
+    """A rule that takes over a provider's catalog; patterns are the shell's."""
+
+    provider: Name
+    categories: Annotated[list[Text], LIST] = []
+    names: Annotated[list[Text], LIST] = []
+    except_: Annotated[list[Text], LIST] = Field(default=[], alias="except")
+    ids_from: Id
+    markup: Percent | None = None
+
+
+class Tier(Block):
+    """A price group of customers."""
+
+    markup: Percent
+
+
+class Orders(Block):
+    """How orders are taken and followed.
+
+    Attributes:
+        answer_within: ``add`` answers by then, in seconds.
+        duplicate_window: how long an identical order counts as a duplicate, in seconds.
+        follow_for: how long a settled order is still asked for, in seconds.
+        subscription_posts: posts that are held for when a subscription names no number.
+
+    """
+
+    answer_within: Patience = 4.0
+    unavailable: Unavailable = "refuse"
+    duplicates: Duplicates = "allow"
+    duplicate_window: Span = 60.0
+    first_id: Id = 1
+    follow_for: Span = 2_592_000.0
+    subscription_posts: Few = 30
+
+
+class Contents(Block):
+    """The file itself.
+
+    Attributes:
+        currency: what customers are charged in.
+        exchange_rates: one unit of each currency, in ``currency``.
+        markup: where nothing more specific says otherwise; see ``pricing.markup``.
+
+    """
+
+    currency: Currency
+    exchange_rates: Annotated[dict[Currency, Rate], BLOCK] = {}
+    markup: Percent = Decimal(0)
+    every: Annotated[Every, BLOCK] = Every()
+    providers: Annotated[dict[Name, Provider], BLOCK] = {}
+    services: Annotated[dict[Id, Service], BLOCK] = {}
+    imports: Annotated[list[Import], LIST] = []
+    tiers: Annotated[dict[Name, Tier], BLOCK] = {}
+    orders: Annotated[Orders, BLOCK] = Orders()
+
+
+class Config(Contents):
+    """The owner's file, taken up.
+
+    Attributes:
+        digest: SHA-256 of its text, to see that it has changed.
+        warnings: what is legal but not in force, in the form of a mistake.
+
+    """
+
+    digest: str = ""
+    warnings: list[str] = []
+
+    @property
+    def exchange(self) -> Exchange:
+        """Every currency of the file in the gateway's own."""
+        return Exchange(self.currency, self.exchange_rates)

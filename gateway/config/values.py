@@ -1,0 +1,263 @@
+"""How single values are read from the file's text: durations, percentages, amounts, names.
+
+Each reader takes the text and gives the value, or raises ``ValueError`` with a sentence that says
+what is wrong and what would be right. A value that is no text (given by a program rather than a
+file) is left to the type that stands beside the reader.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, SecretStr
+from pydantic_core import PydanticCustomError
+
+from gateway.config.document import shown
+from gateway.model import Action
+from gateway.order_types import Size
+
+SECOND, MINUTE, HOUR, DAY = 1.0, 60.0, 3600.0, 86400.0
+LARGEST_ID = 2_147_483_647
+
+SAID = "said"
+"""The type of every error whose message is one of ours."""
+
+
+def said(text: str) -> PydanticCustomError:
+    """Return a sentence of ours as an error that pydantic carries to its place."""
+    return PydanticCustomError(SAID, "{text}", {"text": text})
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return what to write instead of ``word``: the known one most like it, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    if close:
+        return f"did you mean `{close[0]}`?"
+    return f"known are {', '.join(names)}" if names else "there is none yet"
+
+
+def scalar(read: Callable[[str], object]) -> BeforeValidator:
+    """Read a single value of the file with ``read``."""
+
+    def validate(value: object) -> object:
+        if isinstance(value, str):
+            try:
+                return read(value)
+            except ValueError as error:
+                raise said(str(error)) from None
+        if value is None:
+            raise said("nothing is given here; give a value, or remove the key")
+        if isinstance(value, dict | list):
+            kind = "a block" if isinstance(value, dict) else "a list"
+            raise said(f"{kind} stands here; give a single value")
+        return value
+
+    return BeforeValidator(validate)
+
+
+def listed(value: object) -> object:
+    """Take nothing for an empty list."""
+    if isinstance(value, dict | str):
+        kind = "a block" if isinstance(value, dict) else "a single value"
+        raise said(f"{kind} stands here; give a list, such as [a, b]")
+    return [] if value is None else value
+
+
+def keyed(value: object) -> object:
+    """Take nothing for an empty block."""
+    if isinstance(value, list | str):
+        kind = "a list" if isinstance(value, list) else "a single value"
+        raise said(f"{kind} stands here; give a block of keys and values")
+    return {} if value is None else value
+
+
+# --- the readers ----------------------------------------------------------------------------
+
+_UNITS = {"ms": 0.001, "s": SECOND, "": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|d|)")
+_DECIMAL = re.compile(r"(-?)[0-9]{1,15}(\.[0-9]{1,15})?")
+_WHOLE = re.compile(r"0|[1-9][0-9]{0,17}")
+_PERCENT = re.compile(r"(-?[0-9]{1,6}(?:\.[0-9]{1,9})?) ?%")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_CURRENCY = re.compile(r"[A-Z]{3,5}")
+_PARAMETER = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_RESERVED = {"key", "action", "service", "idempotency_key"}
+
+
+def duration(least: str, most: str) -> BeforeValidator:
+    """Read seconds from ``500ms``, ``30s``, ``10m``, ``2h``, ``30d`` or a bare number."""
+    low, high = _seconds(least), _seconds(most)
+
+    def read(text: str) -> float:
+        seconds = _seconds(text)
+        if not low <= seconds <= high:
+            msg = f"{shown(text)} is out of bounds; give a duration from {least} to {most}"
+            raise ValueError(msg)
+        return seconds
+
+    return scalar(read)
+
+
+def _seconds(text: str) -> float:
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        msg = f"{shown(text)} is not a duration; write one such as 500ms, 30s, 10m, 2h or 30d"
+        raise ValueError(msg)
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def percent(text: str) -> Decimal:
+    """Read ``25%`` as the exact fraction 0.25."""
+    found = _PERCENT.fullmatch(text)
+    if found is None:
+        msg = f"{shown(text)} is not a percentage; write it with its sign, such as 25%"
+        if _DECIMAL.fullmatch(text) and not text.startswith("-"):
+            meant = (Decimal(text) * 100).normalize() if Decimal(text) < 1 else Decimal(text)
+            msg = f"{shown(text)} is not a percentage; write it with its sign, as {meant:f}%"
+        raise ValueError(msg)
+    if found[1].startswith("-"):
+        msg = f"{shown(text)} is negative, which would sell below cost; give 0% or more"
+        raise ValueError(msg)
+    return Decimal(found[1]).scaleb(-2)
+
+
+def amount(*, zero: bool) -> BeforeValidator:
+    """Read an exact decimal number above zero, or from zero on."""
+    least = "0 or more" if zero else "more than 0"
+
+    def read(text: str) -> Decimal:
+        if not _DECIMAL.fullmatch(text):
+            msg = f"{shown(text)} is not a decimal number; write one such as 1.20"
+            raise ValueError(msg)
+        value = Decimal(text)
+        if value < 0 or (value == 0 and not zero) or text.startswith("-"):
+            msg = f"{shown(text)} is too little; give {least}"
+            raise ValueError(msg)
+        return value
+
+    return scalar(read)
+
+
+def whole(least: int, most: int, what: str = "a whole number") -> BeforeValidator:
+    """Read a whole number within bounds."""
+
+    def read(text: str) -> int:
+        if not _WHOLE.fullmatch(text) or not least <= int(text) <= most:
+            msg = f"{shown(text)} is not {what} from {least} to {most}"
+            raise ValueError(msg)
+        return int(text)
+
+    return scalar(read)
+
+
+def choice(*known: str) -> BeforeValidator:
+    """Read one of a few words."""
+
+    def read(text: str) -> str:
+        if text not in known:
+            msg = f"{shown(text)} is not known here; {nearest(text, known)}"
+            raise ValueError(msg)
+        return str(text)
+
+    return scalar(read)
+
+
+def _flag(text: str) -> bool:
+    if text not in {"true", "false"}:
+        msg = f"{shown(text)} is neither true nor false"
+        raise ValueError(msg)
+    return text == "true"
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        msg = "an empty text; give one, or remove it"
+        raise ValueError(msg)
+    return str(text)
+
+
+def _word(pattern: re.Pattern[str], right: str) -> BeforeValidator:
+    def read(text: str) -> str:
+        if not pattern.fullmatch(text):
+            msg = f"{shown(text)} {right}"
+            raise ValueError(msg)
+        return str(text)
+
+    return scalar(read)
+
+
+def _url(text: str) -> str:
+    # Owners paste keys into URLs, so that no message repeats one.
+    right = "write one such as https://panel.example/api/v2"
+    try:
+        parts = urlsplit(text)
+        fits = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits or re.search(r"\s", text):
+        msg = f"this is not a web address; {right}"
+        raise ValueError(msg)
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        msg = f"a web address without a name, password or # is wanted; {right}"
+        raise ValueError(msg)
+    return str(text)
+
+
+def _secret(text: str) -> SecretStr:
+    return SecretStr(text.strip())
+
+
+def _parameter(text: str) -> str:
+    if not _PARAMETER.fullmatch(text) or text in _RESERVED:
+        msg = f"{shown(text)} can't be an order's parameter; name one such as quantity"
+        raise ValueError(msg)
+    return str(text)
+
+
+SIZES = {
+    "quantity": Size.QUANTITY,
+    "runs": Size.RUNS,
+    "1": Size.ONE,
+    "comments": Size.COMMENTS,
+    "usernames": Size.USERNAMES,
+}
+"""What an order type that is not in our table may count; ``runs`` is quantity × runs."""
+
+
+def _size(text: str) -> Size:
+    if text not in SIZES:
+        msg = f"{shown(text)} can't be counted; known are {', '.join(SIZES)}"
+        raise ValueError(msg)
+    return SIZES[text]
+
+
+Percent = Annotated[Decimal, scalar(percent)]
+Rate = Annotated[Decimal, amount(zero=False)]
+Amount = Annotated[Decimal, amount(zero=True)]
+Flag = Annotated[bool, scalar(_flag)]
+Text = Annotated[str, scalar(_text)]
+Url = Annotated[str, scalar(_url)]
+Secret = Annotated[SecretStr, scalar(_secret)]
+Parameter = Annotated[str, scalar(_parameter)]
+Counted = Annotated[Size, scalar(_size)]
+Currency = Annotated[
+    str, _word(_CURRENCY, "is not a currency; write its code in capitals, such as USD")
+]
+Name = Annotated[str, _word(_NAME, "is not a name; use letters, digits, dots, - and _")]
+Id = Annotated[int, whole(1, LARGEST_ID, "an id; give a whole number")]
+Count = Annotated[int, whole(1, 10**12)]
+Few = Annotated[int, whole(1, 10_000)]
+Interval = Annotated[float, duration("10ms", "7d")]
+Patience = Annotated[float, duration("10ms", "10m")]
+Span = Annotated[float, duration("10ms", "3650d")]
+Verb = Annotated[Action, choice(*Action)]
+Batched = Annotated[
+    Action, choice(Action.STATUS, Action.REFILL, Action.REFILL_STATUS, Action.CANCEL)
+]
+Routing = Annotated[Literal["preferred", "cheapest"], choice("preferred", "cheapest")]
+Unavailable = Annotated[Literal["refuse", "queue"], choice("refuse", "queue")]
+Duplicates = Annotated[Literal["allow", "same", "reject"], choice("allow", "same", "reject")]
