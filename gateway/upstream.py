@@ -357,15 +357,17 @@ class _Connection(asyncio.Protocol):
 
     async def exchange(self, request: bytes) -> httpx.Response:
         """Write a request and return the answer to it."""
-        self._waiter = asyncio.get_running_loop().create_future()
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
         self._received = 0
         self._complete = False
         self._clear()
         self._transport.write(request)
         try:
-            return await self._waiter
+            return await waiter
         finally:
-            if self._waiter is not None:  # cancelled: what may still come is nobody's answer
+            # Cancelled: what may still come is nobody's answer. After an answer the connection
+            # may by now be in the middle of another exchange, which must be left alone.
+            if self._waiter is waiter:
                 self._waiter = None
                 self.abort()
 
