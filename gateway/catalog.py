@@ -6,7 +6,7 @@ next one when providers' offers change.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 
 import msgspec
@@ -242,8 +242,8 @@ def _routes(
         offer = offers.get(named.provider, {}).get(named.service)
         if offer is None:
             continue
-        currency = config.providers[named.provider].currency or config.currency
-        exchange = Decimal(1) if currency == config.currency else config.exchange_rates[currency]
+        currency = config.providers[named.provider].currency
+        exchange = config.exchange.factor(currency)
         found.append(
             Route(
                 named.provider,
@@ -263,10 +263,8 @@ def _type(declared: Declared, offer: Offer) -> OrderType | None:
 
 
 def _markups(declared: Declared, config: Config, provider: str) -> dict[str, Decimal]:
-    groups: Iterable[tuple[str, Decimal | None]] = [
-        ("", None),
-        *((name, tier.markup) for name, tier in config.tiers.items()),
-    ]
+    groups: dict[str, Decimal | None] = {"": None}
+    groups |= {name: tier.markup for name, tier in config.tiers.items()}
     return {
         name: pricing.markup(
             service=declared.markup,
@@ -275,7 +273,7 @@ def _markups(declared: Declared, config: Config, provider: str) -> dict[str, Dec
             tier=markup,
             default=config.markup,
         )
-        for name, markup in groups
+        for name, markup in groups.items()
     }
 
 

@@ -105,11 +105,11 @@ class Endpoint:
         if scope["type"] != "http" or scope["path"] not in PATHS:
             await self._other(scope, receive, send)
             return
-        body = await _body(receive)
-        if body is None:
-            answer = TOO_LARGE
-        else:
-            answer = await self._answer(scope, body)
+        try:
+            body = await _body(receive)
+        except ConnectionResetError:
+            return  # half a request is not acted on, and nobody waits for the answer
+        answer = TOO_LARGE if body is None else await self._answer(scope, body)
         start: Message = {
             "type": "http.response.start",
             "status": answer.status,
@@ -238,13 +238,22 @@ _INCORRECT_ORDER = _encode({"error": ErrorText.INCORRECT_ORDER})
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """Return the whole body; ``None`` when it is too large."""
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    while message.get("more_body") and len(body) <= LARGEST:
+    """Return the whole body; ``None`` when it is too large.
+
+    Raises ``ConnectionResetError`` when the client went away before its end.
+    """
+    parts: list[bytes] = []
+    size = 0
+    while True:
         message = await receive()
-        body += message.get("body", b"")
-    return body if len(body) <= LARGEST else None
+        if message["type"] == "http.disconnect":
+            raise ConnectionResetError
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > LARGEST:
+            return None
+        if not message.get("more_body"):
+            return b"".join(parts)
 
 
 def _header_key(headers: Mapping[bytes, bytes]) -> str:

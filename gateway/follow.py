@@ -85,7 +85,7 @@ class Follow:
         self._following = following
         self._answer_within = answer_within
         self._now = now
-        self._work: set[asyncio.Task[Any]] = set()
+        self._work: set[asyncio.Future[Any]] = set()
         self._unknown_words: set[tuple[str, str]] = set()
 
     # --- statuses -------------------------------------------------------------------------
@@ -360,7 +360,7 @@ class Follow:
         return task.result() if done else {}
 
     def _finished(self, task: "asyncio.Future[Any]") -> None:
-        self._work.discard(task)  # type: ignore[arg-type]
+        self._work.discard(task)
         if not task.cancelled() and task.exception():
             log.error("work that outlived its caller failed", exc_info=task.exception())
 

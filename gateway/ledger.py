@@ -169,8 +169,8 @@ def _audit_accounts(books: "Snapshot", problems: list[str]) -> int:
             problems.append(f"transfers of {owner} have an undeclared code {code!r}")
             continue
         source, target = MOVES[Code(code)]
-        for kind, signed in ((source, -amount), (target, amount)):
-            account = (kind, owner, currency)
+        for side, signed in ((source, -amount), (target, amount)):
+            account = (str(side), owner, currency)
             expected[account] = expected.get(account, 0) + signed
     totals: dict[str, int] = {}
     accounts = 0

@@ -4,7 +4,7 @@ The store calls them inside its transaction, on the row as it is then, so two pr
 of the same thing in any order end at the same place. ``None`` means that nothing changes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -67,7 +67,7 @@ class Following(msgspec.Struct, frozen=True):
 
 
 def _become(
-    order: Order, event: Event, at: int, /, *, frees: bool = False, **fields: object
+    order: Order, event: Event, at: int, fields: Mapping[str, object], *, frees: bool = False
 ) -> Change:
     after = msgspec.structs.replace(order, version=order.version + 1, **fields)
     stamped = msgspec.structs.replace(event, at=at, order=after.id, version=after.version)
@@ -105,7 +105,7 @@ def sending(choice: Choice, at: int) -> Transition:
         if order.state is not State.QUEUED:
             return None
         event = Event("sending", {"provider": choice.provider, "service": choice.offer.id})
-        return _become(order, event, at, **_taking(choice, order.attempt + 1, at))
+        return _become(order, event, at, _taking(choice, order.attempt + 1, at))
 
     return change
 
@@ -123,15 +123,13 @@ def accepted(upstream_id: str, attempt: int, at: int, following: Following) -> T
 
 def _placed(order: Order, event: Event, at: int, following: Following) -> Change:
     upstream_id = str(event.detail.get("upstream_id") or "")
-    return _become(
-        order,
-        event,
-        at,
-        state=State.PLACED,
-        upstream_id=upstream_id,
-        error="",
-        poll_at=at + following.every if upstream_id else None,
-    )
+    fields = {
+        "state": State.PLACED,
+        "upstream_id": upstream_id,
+        "error": "",
+        "poll_at": at + following.every if upstream_id else None,
+    }
+    return _become(order, event, at, fields)
 
 
 def _attempt(order: Order, upstream_id: str = "", words: str = "") -> dict[str, str | int | None]:
@@ -167,10 +165,11 @@ def refused(
             return None
         event = Event(kind, _attempt(order, words=words))
         if isinstance(then, Choice):
-            return _become(order, event, at, **_taking(then, attempt + 1, at))
+            return _become(order, event, at, _taking(then, attempt + 1, at))
         if then is None:
-            return _become(order, event, at, state=State.QUEUED)
-        return _become(order, event, at, frees=frees, state=State.FAILED, error=str(then))
+            return _become(order, event, at, {"state": State.QUEUED})
+        fields = {"state": State.FAILED, "error": str(then)}
+        return _become(order, event, at, fields, frees=frees)
 
     return change
 
@@ -181,9 +180,8 @@ def unknown(words: str, attempt: int, at: int) -> Transition:
     def change(order: Order) -> Change | None:
         if order.attempt != attempt or order.state is not State.SENDING:
             return None
-        return _become(
-            order, Event("unknown", _attempt(order, words=words)), at, state=State.UNKNOWN
-        )
+        event = Event("unknown", _attempt(order, words=words))
+        return _become(order, event, at, {"state": State.UNKNOWN})
 
     return change
 
@@ -198,7 +196,8 @@ def settled(upstream_id: str | None, at: int, following: Following) -> Transitio
         if upstream_id is not None:
             return _placed(order, Event("settled as placed", detail), at, following)
         event = Event("settled as not placed", detail)
-        return _become(order, event, at, state=State.FAILED, error=ErrorText.UNAVAILABLE)
+        fields = {"state": State.FAILED, "error": ErrorText.UNAVAILABLE}
+        return _become(order, event, at, fields)
 
     return change
 
@@ -215,7 +214,7 @@ def retried(at: int) -> Transition:
             "cancel": Cancel.NONE,
             "error": "",
         }
-        return _become(order, Event("retried", {"by": "owner"}), at, **fields)
+        return _become(order, Event("retried", {"by": "owner"}), at, fields)
 
     return change
 
@@ -227,10 +226,10 @@ def cancel_wanted(at: int) -> Transition:
         event = Event("cancel wanted")
         if order.state is State.QUEUED:
             fields = {"state": State.FAILED, "status": Status.CANCELED, "cancel": Cancel.ASKED}
-            return _become(order, event, at, **fields)
+            return _become(order, event, at, fields)
         if order.cancel is not Cancel.NONE or not cancelable(order):
             return None
-        return _become(order, event, at, cancel=Cancel.WANTED)
+        return _become(order, event, at, {"cancel": Cancel.WANTED})
 
     return change
 
@@ -247,9 +246,9 @@ def cancel_answered(words: str | None, at: int) -> Transition:
         if order.cancel is not Cancel.WANTED:
             return None
         if words is None:
-            return _become(order, Event("cancel taken"), at, cancel=Cancel.ASKED)
+            return _become(order, Event("cancel taken"), at, {"cancel": Cancel.ASKED})
         event = Event("cancel refused", {"words": words})
-        return _become(order, event, at, cancel=Cancel.NONE)
+        return _become(order, event, at, {"cancel": Cancel.NONE})
 
     return change
 
@@ -272,7 +271,7 @@ def reported(report: Report, at: int, following: Following) -> Transition:
         after = msgspec.structs.replace(order, **fields)
         if after.settled_at != order.settled_at:
             fields["poll_at"] = following.next(after, at)
-        return _become(order, Event("status", detail), at, **fields)
+        return _become(order, Event("status", detail), at, fields)
 
     return change
 

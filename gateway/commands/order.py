@@ -16,15 +16,16 @@ from gateway.commands.terminal import (
     moment,
     now,
     opened_store,
+    out,
     show_facts,
     show_json,
     show_table,
-    since as since_,
 )
+from gateway.commands.terminal import since as since_
 from gateway.config import Config
 from gateway.model import Cancel, Event, Order, State, Status, Transfer
 from gateway.money import text
-from gateway.store import Failure, Filter, Store
+from gateway.store import Failure, Filter, Step, Store, Transition
 from gateway.transitions import Following
 
 app = typer.Typer(no_args_is_help=True, help="Orders, and what the owner decides about them.")
@@ -110,10 +111,12 @@ async def list_(  # noqa: PLR0913  # a flag each
     )
 
 
-def _event(event: Event) -> dict[str, object]:
-    detail = dict(event.detail)
-    if "began_at" in detail:
-        detail["began_at"] = moment(int(detail["began_at"] or 0))
+def _event(event: Event, currency: str) -> dict[str, object]:
+    detail: dict[str, object] = dict(event.detail)
+    if isinstance(began := detail.get("began_at"), int):
+        detail["began_at"] = moment(began)
+    if isinstance(charge := detail.get("charge"), int):
+        detail["charge"] = f"{text(charge)} {currency}"
     return {"at": moment(event.at), "what": event.kind, **detail}
 
 
@@ -141,7 +144,7 @@ async def _everything(store: Store, order: Order) -> dict[str, object]:
         "cancel": order.cancel or None,
         "told": order.error or None,
         "next_look": moment(order.poll_at),
-        "events": [began, *(_event(one) for one in events)],
+        "events": [began, *(_event(one, order.cost_currency) for one in events)],
         "transfers": [_transfer(one) for one in transfers],
         "refills": [
             {
@@ -155,16 +158,29 @@ async def _everything(store: Store, order: Order) -> dict[str, object]:
     }
 
 
+_TELLING = frozenset({"at", "what", "code", "amount", "currency"})
+"""Facts that need no name before them."""
+
+
 def _show(facts: dict[str, object], *, json: bool) -> None:
     if json:
         show_json(facts)
         return
     lists = {name: facts.pop(name) for name in ("events", "transfers", "refills")}
-    show_facts(facts)
+    params = facts.pop("params")
+    assert isinstance(params, dict)  # noqa: S101  # see _everything
+    show_facts({name: value for name, value in facts.items() if value is not None})
+    show_facts({f"  {name}": value for name, value in params.items()})
     for name, rows in lists.items():
         assert isinstance(rows, list)  # noqa: S101  # see _everything
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        show_table(name.capitalize(), columns, [[row.get(key) for key in columns] for row in rows])
+        out.print(f"\n{name}", style="bold")
+        for row in rows:
+            said = [
+                str(value) if key in _TELLING else f"{key} {value}"
+                for key, value in row.items()
+                if value is not None
+            ]
+            out.print("  " + "  ".join(said), markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -202,10 +218,8 @@ async def settle(
 
 
 async def _step(
-    store: Store, order_id: int, change: transitions.Transition, *, json: bool
+    store: Store, order_id: int, change: Transition, *, json: bool
 ) -> None:
-    from gateway.store import Step
-
     (after,) = await store.advance([Step(order_id, change)])
     if isinstance(after, Failure):
         fail(f"order {order_id} stays as it is: {after}", 1)

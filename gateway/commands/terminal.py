@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import wraps
-from pathlib import Path
 from typing import Annotated, Any, NoReturn, ParamSpec
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from gateway import config as configuration
 from gateway import logs, settings
@@ -27,7 +27,8 @@ from gateway.store import Store
 P = ParamSpec("P")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-out = Console(highlight=False)
+# A pipe has no width; a table in it must not be folded to fit eighty columns.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
 err = Console(stderr=True, highlight=False)
 FLAGS: dict[str, Any] = {}
 """Flags that stand before the command; they override the environment."""
@@ -103,7 +104,7 @@ def show_table(
         table.add_column(name.rstrip(">"), justify="right" if right else "left", overflow="fold")
     count = 0
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
         count += 1
     out.print(table if count else f"{title}: {empty}")
 
@@ -112,7 +113,7 @@ def show_facts(facts: Mapping[str, object]) -> None:
     """Print one thing for people, a fact a line."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in facts.items():
-        table.add_row(f"[bold]{name}[/]", "" if value is None else str(value))
+        table.add_row(Text(name, "bold"), Text("" if value is None else str(value)))
     out.print(table)
 
 
@@ -140,8 +141,3 @@ def since(text: str) -> int:
     except ValueError:
         fail(f"--since {text}: write an age like 1d or 12h, or a date like 2026-11-21")
     return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
-def path_of(found: Settings) -> Path:
-    """Return the owner's file."""
-    return found.config

@@ -478,12 +478,11 @@ class SqliteStore:
 
     async def in_flight(self) -> dict[str, int]:
         """Return how many orders each provider is being sent, or may have been."""
-        return dict(
-            self._read(
-                "SELECT provider, count(*) FROM orders WHERE state IN ('sending', 'unknown') "
-                "GROUP BY provider"
-            )  # type: ignore[arg-type]
+        rows = self._read(
+            "SELECT provider, count(*) FROM orders WHERE state IN ('sending', 'unknown') "
+            "GROUP BY provider"
         )
+        return {str(provider): int(count) for provider, count in rows}
 
 
 def _standing(db: apsw.Connection, customer: int, claim: Claim) -> Order | ErrorText | None:
@@ -499,4 +498,5 @@ def _standing(db: apsw.Connection, customer: int, claim: Claim) -> Order | Error
         return ErrorText.KEY_REUSED
     if claim.reject:
         return ErrorText.IDENTICAL_ORDER
-    return from_row(Order, db.execute(_ORDER, (order,)).fetchone())
+    found = db.execute(_ORDER, (order,)).fetchone()
+    return from_row(Order, found) if found else None

@@ -1,16 +1,17 @@
--- Amounts are whole millionths, times are milliseconds since 1970.
+-- Amounts are whole millionths, times are milliseconds since 1970. All tables are STRICT, so that a
+-- sum which overflows is an error and never a float.
 
 CREATE TABLE counters (
     name TEXT PRIMARY KEY,
     value INTEGER NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 INSERT INTO counters VALUES ('order', 0), ('offers', 0);
 
 -- What must outlive a restart and belongs to no table: the pepper of the customers' keys.
 CREATE TABLE secrets (
     name TEXT PRIMARY KEY,
     value BLOB NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 INSERT INTO secrets VALUES ('pepper', randomblob(32));
 
 CREATE TABLE customers (
@@ -20,7 +21,7 @@ CREATE TABLE customers (
     tier TEXT NOT NULL DEFAULT '',
     disabled INTEGER NOT NULL DEFAULT 0,
     created_at INTEGER NOT NULL
-);
+) STRICT;
 
 -- The floor: nobody spends what he does not have, whatever the program believes.
 CREATE TABLE accounts (
@@ -31,7 +32,7 @@ CREATE TABLE accounts (
     balance INTEGER NOT NULL DEFAULT 0,
     UNIQUE (owner, kind, currency),
     CHECK (balance >= 0 OR kind IN ('funds', 'owed', 'purse'))
-);
+) STRICT;
 
 CREATE TABLE transfers (
     id INTEGER PRIMARY KEY,
@@ -42,7 +43,7 @@ CREATE TABLE transfers (
     currency TEXT NOT NULL,
     "order" INTEGER,
     at INTEGER NOT NULL
-);
+) STRICT;
 CREATE TRIGGER transfers_are_not_changed BEFORE UPDATE ON transfers
 BEGIN SELECT raise(ABORT, 'a transfer is never changed; post another one'); END;
 CREATE TRIGGER transfers_are_not_deleted BEFORE DELETE ON transfers
@@ -80,7 +81,7 @@ CREATE TABLE orders (
     created_at INTEGER NOT NULL,
     settled_at INTEGER,
     poll_at INTEGER
-);
+) STRICT;
 -- Each index but the second holds only the orders that still need something.
 CREATE INDEX orders_to_ask ON orders (provider, poll_at) WHERE poll_at IS NOT NULL;
 CREATE UNIQUE INDEX orders_by_upstream_id ON orders (provider, upstream_id)
@@ -95,7 +96,7 @@ CREATE TABLE events (
     kind TEXT NOT NULL,
     detail TEXT NOT NULL,
     PRIMARY KEY ("order", version)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 
 -- What a customer's key, or the content of an order, stands for, so that it is placed once.
 CREATE TABLE claims (
@@ -105,7 +106,7 @@ CREATE TABLE claims (
     "order" INTEGER NOT NULL,
     at INTEGER NOT NULL,
     PRIMARY KEY (customer, key)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX claims_by_order ON claims ("order");
 CREATE INDEX claims_by_age ON claims (at);
 
@@ -118,7 +119,7 @@ CREATE TABLE refills (
     status TEXT NOT NULL,
     created_at INTEGER NOT NULL,
     poll_at INTEGER
-);
+) STRICT;
 CREATE INDEX refills_to_ask ON refills (provider, poll_at) WHERE poll_at IS NOT NULL;
 CREATE INDEX refills_by_order ON refills ("order");
 
@@ -137,7 +138,7 @@ CREATE TABLE offers (
     description TEXT NOT NULL,
     gone_at INTEGER,
     PRIMARY KEY (provider, id)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 
 -- What was last seen of each provider, for people.
 CREATE TABLE sightings (
@@ -151,4 +152,4 @@ CREATE TABLE sightings (
     latency INTEGER,
     failures INTEGER NOT NULL DEFAULT 0,
     trouble TEXT NOT NULL DEFAULT ''
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
