@@ -25,6 +25,7 @@ _DECODER: "msgspec.json.Decoder[Wild]" = msgspec.json.Decoder(float_hook=Decimal
 # Wide enough for any number that ``number`` lets through; the default of 28 digits is not.
 _WIDE = decimal.Context(prec=60)
 _DIGITS = 15
+_BINARY = decimal.Context(prec=_DIGITS)
 _MILLIONTH = Decimal("0.000001")
 _FINEST_RATE = Decimal(1).scaleb(-_DIGITS)
 
@@ -58,27 +59,28 @@ def parse(body: bytes) -> Wild:
 def number(value: Wild) -> Decimal | None:
     """Read a number or a string like ``$0.9`` or ``1,200.00``; ``None`` unless it is finite.
 
-    More than fifteen digits before the point are no number that a panel means.
+    More than fifteen digits before the point are no number that a panel means. A JSON number of
+    more than fifteen digits in all is a binary one that was printed (``26.879999999999999``), and
+    is read as what it was before (26.88).
     """
     if isinstance(value, str):
         digits = value.strip(" $€£₹₽\t\r\n")
         if len(digits) > _LONGEST_NUMBER or not _NUMBER.fullmatch(digits):
             return None
-        value = Decimal(digits.replace(",", ""))
-    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        exact = Decimal(digits.replace(",", ""))
+    elif isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
-    exact = Decimal(value)
+    else:
+        exact = Decimal(value)
     if not exact.is_finite() or (exact and exact.adjusted() >= _DIGITS):
         return None
+    if isinstance(value, Decimal) and len(exact.as_tuple().digits) > _DIGITS:
+        exact = _BINARY.plus(exact).normalize()
     return exact or Decimal(0)
 
 
 def rate(value: Wild) -> Decimal | None:
-    """Read a rate: never negative, exact to its fifteenth decimal.
-
-    What follows the fifteenth is the noise of a binary number that was printed
-    (``0.90000000000000002``), not a price.
-    """
+    """Read a rate: never negative, exact to its fifteenth decimal; ``None`` when it is none."""
     exact = number(value)
     if exact is None or exact < 0:
         return None
@@ -101,8 +103,9 @@ def count(value: Wild) -> int | None:
 
 
 def millionths_up(value: Wild) -> int | None:
-    """Read an amount that is owed: millionths, rounded up; ``None`` when it cannot be one."""
-    return _millionths(value, ROUND_CEILING)
+    """Read an amount that is owed: millionths, rounded up; ``None`` when it is none or negative."""
+    micros = _millionths(value, ROUND_CEILING)
+    return micros if micros is not None and micros >= 0 else None
 
 
 def millionths_down(value: Wild) -> int | None:

@@ -63,23 +63,29 @@ REFUSALS: tuple[Row, ...] = (
     (
         Fault.ACCOUNT,
         ErrorText.UNAVAILABLE,
-        "not enough fund | not enough money | not enough credit | insufficient fund | "
-        "insufficient credit | insufficient money | balance | low fund | add fund",
+        (
+            "not enough fund | not enough money | not enough credit | insufficient fund | "
+            "insufficient credit | insufficient money | balance | low fund | add fund"
+        ),
     ),
     (
         Fault.ACCOUNT,
         ErrorText.UNAVAILABLE,
-        "api key | apikey | invalid key | incorrect key | wrong key | missing key | "
-        "key is invalid | key is incorrect | key is required | unauthorized | "
-        "unauthenticated | forbidden | access denied | ip address | ip not allowed",
+        (
+            "api key | apikey | invalid key | incorrect key | wrong key | missing key | "
+            "key is invalid | key is incorrect | key is required | unauthorized | "
+            "unauthenticated | forbidden | access denied | ip address | ip not allowed"
+        ),
     ),
     (
         Fault.ACCOUNT,
         ErrorText.UNAVAILABLE,
-        "account suspended | account is suspended | account has been | account banned | "
-        "account is banned | account blocked | account is blocked | account disabled | "
-        "account is disabled | account inactive | account is inactive | user is blocked | "
-        "suspended | api disabled | api is disable | api access | daily limit",
+        (
+            "account suspended | account is suspended | account has been | account banned | "
+            "account is banned | account blocked | account is blocked | account disabled | "
+            "account is disabled | account inactive | account is inactive | user is blocked | "
+            "suspended | api disabled | api is disable | api access | daily limit"
+        ),
     ),
     (
         Fault.BUSY,
@@ -94,14 +100,18 @@ REFUSALS: tuple[Row, ...] = (
     (
         Fault.BUSY,
         ErrorText.ACTIVE_ORDER,
-        "active order | link duplicate | duplicate link | order with this link | "
-        "order for this link",
+        (
+            "active order | link duplicate | duplicate link | order with this link | "
+            "order for this link"
+        ),
     ),
     (
         Fault.ORDER,
         ErrorText.REFILL_NOT_FOUND,
-        "refill not found | incorrect refill id | invalid refill id | incorrect refill | "
-        "invalid refill",
+        (
+            "refill not found | incorrect refill id | invalid refill id | incorrect refill | "
+            "invalid refill"
+        ),
     ),
     (
         Fault.ORDER,
@@ -116,8 +126,10 @@ REFUSALS: tuple[Row, ...] = (
     (
         Fault.ORDER,
         ErrorText.INCORRECT_ORDER,
-        "incorrect order id | invalid order id | wrong order id | incorrect orders | "
-        "order not found | order does not exist | order doesn t exist | no such order",
+        (
+            "incorrect order id | invalid order id | wrong order id | incorrect orders | "
+            "order not found | order does not exist | order doesn t exist | no such order"
+        ),
     ),
     (
         Fault.SERVICE,
@@ -132,15 +144,19 @@ REFUSALS: tuple[Row, ...] = (
     (
         Fault.SERVICE,
         ErrorText.UNAVAILABLE,
-        "service id | incorrect service | invalid service | disabled service | "
-        "service not found | service inactive | service is | service unavailable | "
-        "service disabled | service temporarily | service does not exist | service type",
+        (
+            "service id | incorrect service | invalid service | disabled service | "
+            "service not found | service inactive | service is | service unavailable | "
+            "service disabled | service temporarily | service does not exist | service type"
+        ),
     ),
     (
         Fault.BUSY,
         ErrorText.UNAVAILABLE,
-        "maintenance | temporarily unavailable | try again later | try later | overload | "
-        "server is busy | please wait",
+        (
+            "maintenance | temporarily unavailable | try again later | try later | overload | "
+            "server is busy | please wait"
+        ),
     ),
     (
         Fault.CUSTOMER,
@@ -165,10 +181,12 @@ REFUSALS: tuple[Row, ...] = (
     (
         Fault.CUSTOMER,
         ErrorText.INCORRECT_REQUEST,
-        "incorrect request | bad request | invalid request | incorrect parameter | "
-        "invalid parameter | missing parameter | missing required | required parameter | "
-        "username | hashtag | keyword | answer number | country | device | media | groups | "
-        "delay | expiry | posts | schedule time",
+        (
+            "incorrect request | bad request | invalid request | incorrect parameter | "
+            "invalid parameter | missing parameter | missing required | required parameter | "
+            "username | hashtag | keyword | answer number | country | device | media | groups | "
+            "delay | expiry | posts | schedule time"
+        ),
     ),
 )
 
