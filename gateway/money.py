@@ -88,7 +88,7 @@ def whole_millionths(amount: str | int | Decimal) -> int:
     try:
         value = Decimal(amount)
         micros = value.scaleb(6, EXACT)
-    except (decimal.InvalidOperation, decimal.Overflow):
+    except decimal.DecimalException:  # no number at all, or more digits than any amount has
         msg = f"{amount!r} is not an amount"
         raise ValueError(msg) from None
     if not micros.is_finite() or abs(micros) > MOST:
@@ -115,8 +115,9 @@ def rate_text(rate: Decimal) -> str:
 
 def charge(rate: Decimal, size: int, per: int = PER) -> int:
     """Return the price of ``size`` units at ``rate`` per ``per``, in millionths, rounded up."""
-    micros = EXACT.multiply(rate, Decimal(size * MILLION))
-    return -int(-micros // per)
+    # In whole numbers: ``//`` of decimals cuts towards zero and keeps 28 digits.
+    numerator, denominator = rate.as_integer_ratio()
+    return -(-numerator * size * MILLION // (denominator * per))
 
 
 def share(amount: int, part: int, whole: int) -> int:
