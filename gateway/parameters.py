@@ -25,7 +25,7 @@ _json = msgspec.json.Decoder(float_hook=Decimal)
 
 def read(query: bytes, content_type: str, body: bytes) -> dict[str, str]:
     """Return the parameters that are there; ``CustomerError`` when they cannot be read."""
-    pairs = dict(_form(query)) if query else {}
+    pairs = _form(query)
     if body:
         pairs |= _body(content_type, body)
     params: dict[str, str] = {}
@@ -38,30 +38,34 @@ def read(query: bytes, content_type: str, body: bytes) -> dict[str, str]:
 
 
 def _body(content_type: str, body: bytes) -> dict[str, str]:
-    if content_type.startswith("multipart/"):
+    if content_type[:10].lower() == "multipart/":  # the rest keeps its case: a boundary has one
         return _multipart(content_type, body)
     if body.lstrip()[:1] == b"{":
         return _object(body)
     if content_type.startswith("application/json"):
         raise CustomerError(ErrorText.INCORRECT_REQUEST)
-    return dict(_form(body))
+    return _form(body)
 
 
-def _form(text: bytes) -> Iterable[tuple[str, str]]:
-    """Read a form; ``orders[]=1&orders[]=2``, as PHP writes lists, becomes ``orders=1,2``."""
+def _form(text: bytes) -> dict[str, str]:
     if text.count(b"&") > MOST:
         raise CustomerError(ErrorText.INCORRECT_REQUEST)
+    parts = (part.partition(b"=") for part in text.split(b"&") if part)
+    return _gathered((_unescaped(name), _unescaped(value)) for name, _, value in parts)
+
+
+def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return what counts; ``orders[]=1&orders[]=2``, as PHP has lists, becomes ``orders=1,2``."""
+    found: dict[str, str] = {}
     lists: dict[str, list[str]] = {}
-    for part in text.split(b"&"):
-        if not part:
-            continue
-        raw_name, _, raw_value = part.partition(b"=")
-        name, value = _unescaped(raw_name), _unescaped(raw_value)
-        if name.endswith("]") and "[" in name:
-            name = name.partition("[")[0]
+    for sent, value in pairs:
+        name, bracket, _ = sent.partition("[")
+        if bracket and sent.endswith("]"):
             lists.setdefault(name, []).append(value)
-            value = _joined(name, lists[name])
-        yield name, value
+            found[name] = _joined(name, lists[name])
+        else:
+            found[sent] = value
+    return found
 
 
 def _unescaped(text: bytes) -> str:
@@ -76,7 +80,7 @@ def _unescaped(text: bytes) -> str:
 def _object(body: bytes) -> dict[str, str]:
     try:
         found = _json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (ValueError, ArithmeticError, RecursionError):  # msgspec's own are ValueErrors
         raise CustomerError(ErrorText.INCORRECT_REQUEST) from None
     if not isinstance(found, dict):
         raise CustomerError(ErrorText.INCORRECT_REQUEST)
@@ -108,10 +112,9 @@ def _joined(name: str, values: Iterable[str]) -> str:
 
 def _multipart(content_type: str, body: bytes) -> dict[str, str]:
     _, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary", b"")
     reader = _Parts()
     try:
-        parser = MultipartParser(boundary, reader.callbacks())  # type: ignore[arg-type]
+        parser = MultipartParser(options.get(b"boundary", b""), reader.callbacks())  # type: ignore[arg-type]
         parser.write(body)
         parser.finalize()
         pairs = [
@@ -119,16 +122,9 @@ def _multipart(content_type: str, body: bytes) -> dict[str, str]:
         ]
     except (MultipartParseError, UnicodeDecodeError, ValueError):
         raise CustomerError(ErrorText.INCORRECT_REQUEST) from None
-    if len(pairs) > MOST:
+    if not reader.ended or len(pairs) > MOST:  # half an order is none
         raise CustomerError(ErrorText.INCORRECT_REQUEST)
-    found: dict[str, str] = {}
-    for name, value in pairs:
-        if name.endswith("[]"):
-            plain = name[:-2]
-            found[plain] = _joined(plain, [found[plain], value]) if plain in found else value
-        else:
-            found[name] = value
-    return found
+    return _gathered(pairs)
 
 
 class _Parts:
@@ -136,6 +132,7 @@ class _Parts:
 
     def __init__(self) -> None:
         self.parts: list[tuple[bytes | None, bytes]] = []
+        self.ended = False
         self._field = b""
         self._content = b""
         self._name: bytes | None = None
@@ -149,7 +146,11 @@ class _Parts:
             "on_header_end": self._header_end,
             "on_part_data": lambda data, a, b: self._value.append(data[a:b]),
             "on_part_end": lambda: self.parts.append((self._name, b"".join(self._value))),
+            "on_end": self._end,
         }
+
+    def _end(self) -> None:
+        self.ended = True
 
     def _begin(self) -> None:
         self._name, self._value = None, []
