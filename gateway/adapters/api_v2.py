@@ -96,8 +96,7 @@ class ApiV2:
 
         """
         if call.action not in self.actions:
-            msg = f"{self.name} has no {call.action}"
-            raise Unsupported(msg)
+            raise Unsupported(f"{self.name} has no {call.action}")
         fields = {"action": call.action.value}
         if call.action is Action.ADD:
             fields |= self._order(call)
@@ -107,8 +106,7 @@ class ApiV2:
 
     def _order(self, call: Call) -> dict[str, str]:
         if not call.service:
-            msg = "an order without a service"
-            raise Unsupported(msg)
+            raise Unsupported("an order without a service")
         params = {name: value for name, value in call.params.items() if value}
         if self.quantity_always and "link" in params and call.size:
             params.setdefault("quantity", str(call.size))
@@ -121,14 +119,12 @@ class ApiV2:
         for delay in self.delays:
             if minutes is not None and minutes <= delay:
                 return str(delay)
-        msg = f"{self.name} takes delays up to {self.delays[-1]}, not {wanted!r}"
-        raise Unsupported(msg)
+        raise Unsupported(f"{self.name} takes delays up to {self.delays[-1]}, not {wanted!r}")
 
     def _ids(self, call: Call) -> dict[str, str]:
         most = self.batch.get(call.action, 1)
         if not 1 <= len(call.ids) <= max(most, 1):
-            msg = f"{self.name} takes {most} ids a {call.action}, not {len(call.ids)}"
-            raise Unsupported(msg)
+            raise Unsupported(f"{self.name} takes {most} ids a {call.action}, not {len(call.ids)}")
         name = shapes.subject(call.action)
         # API v2 documents no single ``cancel``: where it takes several, one is a list of one.
         if len(call.ids) == 1 and (most <= 1 or call.action is not Action.CANCEL):
@@ -148,21 +144,17 @@ class ApiV2:
         """
         acts = call.action in ACTS
         if acts and http_status >= _SERVER_ERROR:
-            msg = f"HTTP {http_status}"
-            raise Indeterminate(msg)
+            raise Indeterminate(f"HTTP {http_status}")
         answer = self._parse(call.action, body)
         said = wild.error(answer)
         if said == "":
-            msg = "an error without words"
-            raise Indeterminate(msg)
+            raise Indeterminate("an error without words")
         if said is not None:
             if call.action is Action.ADD and any(shapes.orders(answer)):
-                msg = "an error and an order"
-                raise Indeterminate(msg)
+                raise Indeterminate("an error and an order")
             raise self.refusal(said).error()
         if acts and http_status >= _CLIENT_ERROR:
-            msg = f"HTTP {http_status} without an error"
-            raise Indeterminate(msg)
+            raise Indeterminate(f"HTTP {http_status} without an error")
         return answer
 
     def _parse(self, action: Action, body: bytes) -> Wild:
@@ -197,23 +189,20 @@ class ApiV2:
             try:
                 offer = shapes.offer(row)
                 if offer.id in offers:
-                    msg = f".service: {offer.id} is in the list twice"
-                    raise ValueError(msg)  # noqa: TRY301 - told in the same words, at the same place
+                    raise ValueError(f".service: {offer.id} is in the list twice")  # noqa: TRY301 - told in the same words, at the same place
             except ValueError as misfit:
                 wrong.append(f"[{at}]{misfit}")
             else:
                 offers[offer.id] = offer
         if rows and not offers:
-            msg = f"not one of {len(rows)} services can be read; {wrong[0]}"
-            raise Indeterminate(msg)
+            raise Indeterminate(f"not one of {len(rows)} services can be read; {wrong[0]}")
         return list(offers.values()), wrong
 
     def read_add(self, _call: Call, answer: Wild) -> str:
         """Return the provider's order id."""
         ids = {wild.identity(found) for found in shapes.orders(answer)}
         if len(ids) != 1 or ids == {""} or not isinstance(answer, dict) or _contradicts(answer):
-            msg = f"neither an order nor an error: {wild.show(answer)}"
-            raise Indeterminate(msg)
+            raise Indeterminate(f"neither an order nor an error: {wild.show(answer)}")
         return ids.pop()
 
     def read_status(self, call: Call, answer: Wild) -> dict[str, Report | Refusal]:
@@ -244,8 +233,7 @@ class ApiV2:
         balance = answer.get("balance") if isinstance(answer, dict) else None
         micros = wild.millionths_down(balance)
         if micros is None or not isinstance(answer, dict):
-            msg = f".balance: {wild.show(balance)} is not an amount"
-            raise Indeterminate(msg)
+            raise Indeterminate(f".balance: {wild.show(balance)} is not an amount")
         code = wild.text(answer.get("currency")).upper()
         return Money(micros, code if _CURRENCY.fullmatch(code) else self.currency)
 
@@ -372,6 +360,5 @@ def _each(call: Call, answer: Wild, read: Callable[[Wild], T | None]) -> dict[st
     found = {name: read(row) for name, row in shapes.rows(call, answer).items()}
     told = {name: said for name, said in found.items() if said is not None}
     if len(call.ids) == 1 and not told:
-        msg = f"nothing is said of {call.ids[0]}: {wild.show(answer)}"
-        raise Indeterminate(msg)
+        raise Indeterminate(f"nothing is said of {call.ids[0]}: {wild.show(answer)}")
     return told

@@ -43,8 +43,7 @@ def listed(answer: Wild) -> list[Wild]:
                 return inner
             if isinstance(inner, str) and fold(inner) == _NOTHING:
                 return []
-    msg = f"a list of services was expected, not {wild.show(answer)}"
-    raise Indeterminate(msg)
+    raise Indeterminate(f"a list of services was expected, not {wild.show(answer)}")
 
 
 def rows(call: Call, answer: Wild) -> dict[str, Wild]:
@@ -63,8 +62,7 @@ def rows(call: Call, answer: Wild) -> dict[str, Wild]:
             found = dict(zip(call.ids, answer, strict=True))
     # PHP writes an empty map as an empty list: nobody is said anything of, and that is an answer.
     if not found and not (isinstance(answer, dict | list) and len(answer) == 0):
-        msg = f"an answer about something else: {wild.show(answer)}"
-        raise Indeterminate(msg)
+        raise Indeterminate(f"an answer about something else: {wild.show(answer)}")
     return found
 
 
@@ -93,8 +91,7 @@ def _named(call: Call, answer: list[Wild]) -> dict[str, Wild]:
 def offer(row: Wild) -> Offer:
     """Read one service; ``ValueError`` names the place in the row that does not fit."""
     if not isinstance(row, dict):
-        msg = f": a map was expected, not {wild.show(row)}"
-        raise ValueError(msg)  # noqa: TRY004 - a row that does not fit, like any other
+        raise ValueError(f": a map was expected, not {wild.show(row)}")  # noqa: TRY004 - a row that does not fit, like any other
     read = Offer(
         id=_fit(row, "service", wild.identity, "an id"),
         name=_fit(row, "name", wild.text, "a name"),
@@ -109,14 +106,12 @@ def offer(row: Wild) -> Offer:
         description=wild.text(row.get("desc")) or wild.text(row.get("description")),
     )
     if read.min > read.max:
-        msg = f".min: {read.min} is over max, {read.max}"
-        raise ValueError(msg)
+        raise ValueError(f".min: {read.min} is over max, {read.max}")
     return read
 
 
 def _fit(row: dict[str, Wild], name: str, read: Callable[[Wild], T | None], what: str) -> T:
     value = read(row.get(name))
     if value is None or value == "":
-        msg = f".{name}: {wild.show(row.get(name))} is not {what}"
-        raise ValueError(msg)
+        raise ValueError(f".{name}: {wild.show(row.get(name))} is not {what}")
     return value

@@ -52,8 +52,7 @@ def parse(body: bytes) -> Wild:
     try:
         return _DECODER.decode(body.removeprefix(BOM))
     except (ValueError, ArithmeticError, RecursionError) as wrong:
-        msg = f"not JSON: {wrong}"
-        raise ValueError(msg) from None
+        raise ValueError(f"not JSON: {wrong}") from None
 
 
 def number(value: Wild) -> Decimal | None:
