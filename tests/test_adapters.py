@@ -1,4 +1,3 @@
-# ruff: noqa: ANN401 - what a reader returns differs by action, and JSON is of any shape
 """Every adapter against every fixture, and the contract that all of them keep.
 
 A fixture is an example from a provider's documentation (or, for the common dialect, a shape that is

@@ -188,12 +188,11 @@ class ApiV2:
         for at, row in enumerate(rows):
             try:
                 offer = shapes.offer(row)
-                if offer.id in offers:
-                    raise ValueError(f".service: {offer.id} is in the list twice")  # noqa: TRY301 - told in the same words, at the same place
             except ValueError as misfit:
                 wrong.append(f"[{at}]{misfit}")
-            else:
-                offers[offer.id] = offer
+                continue
+            if offers.setdefault(offer.id, offer) is not offer:
+                wrong.append(f"[{at}].service: {offer.id} is in the list twice")
         if rows and not offers:
             raise Indeterminate(f"not one of {len(rows)} services can be read; {wrong[0]}")
         return list(offers.values()), wrong

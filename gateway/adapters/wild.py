@@ -42,7 +42,7 @@ _NO_IDS = frozenset(
 )
 _YES = frozenset({"1", "true", "yes", "on"})
 _NO = frozenset({"0", "false", "no", "off"})
-_SUCCESS = frozenset({"success", "successful", "ok", "200"})
+_SUCCESS = frozenset({"success", "successful", "ok", "200", "201", "202"})
 _MESSAGES = ("message", "msg")
 _SHOWN = 60
 
