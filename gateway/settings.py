@@ -6,7 +6,7 @@ file, and an empty variable counts as unset.
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -116,19 +116,20 @@ _RIGHT = {
 }
 
 
-def load(**flags: object) -> Settings:
+def load(**flags: Any) -> Settings:  # noqa: ANN401 -- pydantic judges them
     """Return the settings; ``flags`` are called as the attributes, ``None`` being no flag.
 
     Raises:
         ConfigError: with every mistake, each naming its variable or flag and what would be right.
 
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     # The .env beside the owner's file can't say where that file is.
     config = given.get("config") or os.environ.get(f"{PREFIX}CONFIG") or OWNERS_FILE
     beside = _beside(Path(str(config)))
+    given |= {"config": config, "_env_file": beside}
     try:
-        return Settings(_env_file=beside, **{**given, "config": config})  # type: ignore[arg-type]
+        return Settings(**given)
     except UnicodeDecodeError:
         raise _not_utf8(beside) from None
     except ValidationError as error:

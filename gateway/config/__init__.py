@@ -10,6 +10,7 @@ are, and ``rules`` what only the whole file can show.
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -33,7 +34,7 @@ from gateway.config.models import (
     Tier,
 )
 from gateway.config.rules import check
-from gateway.config.values import SAID, nearest
+from gateway.config.values import NOTHING, SAID, misfit, nearest
 from gateway.errors import ConfigError
 
 __all__ = [
@@ -52,6 +53,8 @@ __all__ = [
     "parse",
 ]
 
+_BYTE_ORDER_MARK = "\ufeff"
+
 
 def load(path: Path, environment: Mapping[str, str], adapters: Mapping[str, str]) -> Config:
     """Read the file at ``path``; arguments and errors are those of ``parse``."""
@@ -65,9 +68,9 @@ def load(path: Path, environment: Mapping[str, str], adapters: Mapping[str, str]
         msg = f"{path}:1:1: the file can't be read ({reason}); name one that can"
         raise ConfigError(msg) from None
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode().removeprefix(_BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
-        before = raw[: error.start].decode("utf-8-sig")
+        before = raw[: error.start].decode().removeprefix(_BYTE_ORDER_MARK)
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         msg = f"{path}:{line}:{column}: this is not UTF-8; save the file in that encoding"
         raise ConfigError(msg) from None
@@ -107,7 +110,7 @@ def parse(
 
 
 def _told(name: str, mistakes: list[Mistake]) -> list[str]:
-    return [f"{name}:{m.line}:{m.column}: {m.text}" for m in sorted(set(mistakes))]
+    return [f"{name}:{m.spot.line}:{m.spot.column}: {m.text}" for m in sorted(set(mistakes))]
 
 
 def _contents(document: Document, adapters: Mapping[str, str]) -> Contents | None:
@@ -121,7 +124,7 @@ def _contents(document: Document, adapters: Mapping[str, str]) -> Contents | Non
     for path, text, key in check(document.data, adapters):
         document.blame(path, text, key=key)
     for path in _empty(document.data, ()):
-        document.blame(path, "nothing is given here; give a value, or remove the key")
+        document.blame(path, NOTHING, key=True)
     try:
         contents = Contents.model_validate(document.data)
     except ValidationError as error:
@@ -143,7 +146,7 @@ def _reword(document: Document, kind: str, steps: Steps, message: str) -> None:
     if isinstance(found, Unset):
         return
     if kind == SAID:
-        document.blame(path, message, key=key)
+        document.blame(path, message, key=key or found is None)
     elif kind == "missing":
         name = str(path[-1])
         example = _EXAMPLES.get(name, "…")
@@ -153,9 +156,9 @@ def _reword(document: Document, kind: str, steps: Steps, message: str) -> None:
         known = _keys(block) if block is not None else ()
         document.blame(path, f"there is no key `{name}` here; {nearest(name, known)}", key=True)
     elif kind == "model_type":
-        stands = {list: "a list stands", str: "a single value stands", NoneType: "nothing is"}
-        said = f"{stands.get(type(found), 'something else stands')} here"
-        document.blame(path, f"{said}; give a block of keys and values")
+        wanted = "a block of keys and values"
+        text = NOTHING if found is None else misfit(found, wanted).message()
+        document.blame(path, text, key=found is None)
     else:
         document.blame(path, f"this does not fit here ({kind}); see the example of the file")
 
@@ -185,6 +188,7 @@ def _at(data: object, path: Steps) -> object:
     return data
 
 
+@cache
 def _keys(block: type[Block]) -> dict[str, Any]:
     """Return the type of each key of a block, by its name in the file."""
     return {f.alias or name: f.annotation for name, f in block.model_fields.items()}

@@ -9,7 +9,7 @@ and follows aliases without end. Scalars stay text, so that 12.10 never passes t
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias, cast
 
 import yaml
 
@@ -52,35 +52,50 @@ class Unset:
     """Stands for a value whose variable is not set: already a mistake, so none is made of it."""
 
 
+def written(text: str) -> str:
+    """Return a value as the file has it, never what a variable holds."""
+    return text.written if isinstance(text, Expanded) else str(text)
+
+
 def shown(text: str) -> str:
-    """Quote a value for a message: as the file has it, never what a variable holds."""
-    written = text.written if isinstance(text, Expanded) else text
-    return repr(str(written) if len(written) <= _LONGEST else f"{written[:_LONGEST]}…")
+    """Quote a value as the file has it."""
+    whole = written(text)
+    return repr(whole if len(whole) <= _LONGEST else f"{whole[:_LONGEST]}…")
 
 
 _LONGEST = 60
 
 
-@dataclass(frozen=True, order=True)
-class Mistake:
-    """One mistake; line and column count from 1."""
+class Spot(NamedTuple):
+    """A place in the file; line and column count from 1."""
 
     line: int
     column: int
+
+
+def _spot(mark: Any) -> Spot:  # noqa: ANN401 -- both parsers' marks, which share no type
+    return Spot(mark.line + 1, mark.column + 1)
+
+
+@dataclass(frozen=True, order=True)
+class Mistake:
+    """One mistake, and where it is."""
+
+    spot: Spot
     text: str
 
 
 class Unreadable(Exception):  # noqa: N818 -- names what the text is, as the tree in errors does
     """The text is no YAML, or none that we take; carries the one mistake that stopped us."""
 
-    def __init__(self, mark: yaml.Mark, text: str) -> None:
+    def __init__(self, spot: Spot, text: str) -> None:  # noqa: D107 -- said by the class
         super().__init__(text)
-        self.mistake = Mistake(mark.line + 1, mark.column + 1, text)
+        self.mistake = Mistake(spot, text)
 
 
 @dataclass
 class _Node:
-    mark: yaml.Mark
+    spot: Spot
     text: str | None = None
     pairs: list[tuple["_Node", "_Node"]] | None = None
     items: list["_Node"] | None = None
@@ -89,8 +104,8 @@ class _Node:
 
 @dataclass
 class _Place:
-    key: yaml.Mark
-    value: yaml.Mark
+    key: Spot
+    value: Spot
 
 
 @dataclass
@@ -114,7 +129,7 @@ class Document:
         root = _compose(text)
         document = cls(environment)
         if root is not None:
-            document.data = document._plain(root, (), root.mark)
+            document.data = document._plain(root, (), root.spot)
         return document
 
     def blame(self, path: Steps, text: str, *, key: bool = False) -> None:
@@ -125,16 +140,15 @@ class Document:
         while path and path not in self._places:
             path, key = path[:-1], True
         place = self._places.get(path)
-        mark = None if place is None else place.key if key else place.value
-        line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
-        self.mistakes.append(Mistake(line, column, text))
+        spot = Spot(1, 1) if place is None else place.key if key else place.value
+        self.mistakes.append(Mistake(spot, text))
 
-    def _plain(self, node: _Node, path: Steps, key: yaml.Mark) -> object:
-        self._places[path] = _Place(key, node.mark)
+    def _plain(self, node: _Node, path: Steps, key: Spot) -> object:
+        self._places[path] = _Place(key, node.spot)
         if node.pairs is not None:
             return self._block(node.pairs, path)
         if node.items is not None:
-            return [self._plain(n, (*path, i), n.mark) for i, n in enumerate(node.items)]
+            return [self._plain(n, (*path, i), n.spot) for i, n in enumerate(node.items)]
         return None if node.text is None else self._expanded(node.text, path)
 
     def _block(self, pairs: list[tuple[_Node, _Node]], path: Steps) -> dict[str, object]:
@@ -142,16 +156,16 @@ class Document:
         lines: dict[str, int] = {}
         for key, value in pairs:
             if key.text is None:
-                self._at(key.mark, "this is no key; a key is a word or a number")
+                self._at(key.spot, "this is no key; a key is a word or a number")
             elif key.text == "<<":
-                self._at(key.mark, "blocks are not merged with `<<`; write their keys out")
+                self._at(key.spot, "blocks are not merged with `<<`; write their keys out")
             elif key.text in block:
                 said = f"key `{key.text}` is given twice, first on line {lines[key.text]}"
-                self._at(key.mark, f"{said}; remove one of them")
+                self._at(key.spot, f"{said}; remove one of them")
             else:
-                lines[key.text] = key.mark.line + 1
+                lines[key.text] = key.spot.line
                 block[key.text] = None
-                block[key.text] = self._plain(value, (*path, key.text), key.mark)
+                block[key.text] = self._plain(value, (*path, key.text), key.spot)
         return block
 
     def _expanded(self, text: str, path: Steps) -> str | Unset:
@@ -161,7 +175,7 @@ class Document:
         wrong = len(self.mistakes)
         for name in dict.fromkeys(names):
             if not _NAME.fullmatch(name):
-                self.blame(path, f"${{{name}}} is no variable; write ${{NAME}}")
+                self.blame(path, "this is no variable; write one such as ${SMMAI_KEY}")
             elif not self.environment.get(name):
                 self.blame(path, f"the variable {name} is not set; set it in the environment")
         if len(self.mistakes) > wrong:
@@ -169,8 +183,8 @@ class Document:
         value = _VARIABLE.sub(lambda found: self.environment[found[1]], text)
         return Expanded.of(value, text)
 
-    def _at(self, mark: yaml.Mark, text: str) -> None:
-        self.mistakes.append(Mistake(mark.line + 1, mark.column + 1, text))
+    def _at(self, spot: Spot, text: str) -> None:
+        self.mistakes.append(Mistake(spot, text))
 
 
 def is_variable(text: str) -> bool:
@@ -185,41 +199,43 @@ def _compose(text: str) -> _Node | None:
     unseen = yaml.reader.Reader.NON_PRINTABLE.search(text)
     if unseen is not None:
         before = text[: unseen.start()]
-        mark = _mark(before.count("\n"), len(before) - before.rfind("\n") - 1)
+        spot = Spot(before.count("\n") + 1, len(before) - before.rfind("\n"))
         said = f"the character U+{ord(unseen[0]):04X} can't be seen; remove it"
-        raise Unreadable(mark, said)
+        raise Unreadable(spot, said)
     hidden = _VARIABLE.sub(lambda found: found[0].translate(_HIDE), text)
+    root: _Node | None = None
+    # Taken one by one: the parser needs minutes for a nesting that we refuse at its 21st level.
+    events: Iterator[yaml.Event] = yaml.parse(hidden, Loader=_LOADER)
     try:
-        events = list(yaml.parse(hidden, Loader=_LOADER))
+        for event in events:
+            if not isinstance(event, yaml.DocumentStartEvent):
+                continue
+            if root is not None:
+                spot = _spot(event.start_mark)
+                raise Unreadable(spot, "a second document begins here; remove the `---`")
+            root = _Composer(events).node(next(events), 0)
     except yaml.MarkedYAMLError as error:
         raise _reworded(error, text) from None
-    documents = [e.start_mark for e in events if isinstance(e, yaml.DocumentStartEvent)]
-    if len(documents) > 1:
-        raise Unreadable(documents[1], "a second document begins here; remove the `---`")
-    rest = iter(events)
-    for event in rest:
-        if isinstance(event, yaml.DocumentStartEvent):
-            return _Composer(rest).node(next(rest), 0)
-    return None
+    return root
 
 
 @dataclass
 class _Composer:
     events: Iterator[yaml.Event]
-    anchors: dict[str, _Node] = field(default_factory=dict)
+    anchors: dict[str | None, _Node] = field(default_factory=dict)
     aliased: int = 0
 
     def node(self, event: yaml.Event, depth: int) -> _Node:
         """Return the node that begins with ``event``, and consume all of its events."""
-        mark = event.start_mark
+        spot = _spot(event.start_mark)
         if depth > DEEPEST:
-            raise Unreadable(mark, f"nested more than {DEEPEST} deep; no part of the file is")
+            raise Unreadable(spot, f"nested more than {DEEPEST} deep; no part of the file is")
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
-        anchor, tag = event.anchor, event.tag  # type: ignore[attr-defined]
-        if tag not in {None, "!", *_TAGS}:
-            raise Unreadable(mark, "tags are not taken; write the value without its `!`")
-        node = _Node(mark)
+        begun = cast("yaml.ScalarEvent | yaml.CollectionStartEvent", event)
+        if begun.tag not in {None, "!", *_TAGS}:
+            raise Unreadable(spot, _NO_TAGS)
+        node = _Node(spot)
         if isinstance(event, yaml.ScalarEvent):
             plain = event.implicit[0] and event.value in _NULLS
             node.text = None if plain else event.value.translate(_SHOW)
@@ -230,8 +246,8 @@ class _Composer:
             flat = list(self._children(yaml.MappingEndEvent, depth))
             node.pairs = list(zip(flat[::2], flat[1::2], strict=True))
             node.size += sum(child.size for child in flat)
-        if anchor is not None:
-            self.anchors[anchor] = node
+        if begun.anchor is not None:
+            self.anchors[begun.anchor] = node
         return node
 
     def _children(self, end: type[yaml.Event], depth: int) -> Iterator[_Node]:
@@ -241,34 +257,40 @@ class _Composer:
             yield self.node(event, depth + 1)
 
     def _alias(self, event: yaml.AliasEvent) -> _Node:
-        mark = event.start_mark
+        spot = _spot(event.start_mark)
         node = self.anchors.get(event.anchor)
         if node is None:
-            said = (
-                f"nothing above is called `&{event.anchor}`; a text that begins with * needs quotes"
-            )
-            raise Unreadable(mark, said)
+            said = "nothing above has this name; a text that begins with * needs quotes"
+            raise Unreadable(spot, said)
         self.aliased += node.size
         if self.aliased > MOST_ALIASED:
-            raise Unreadable(mark, "the aliases of this file repeat too much; write it out")
+            raise Unreadable(spot, "the aliases of this file repeat too much; write it out")
         return node
 
 
-def _mark(line: int, column: int) -> yaml.Mark:
-    return yaml.Mark("", 0, line, column, None, None)
-
-
+_NO_TAGS = "tags are not taken; write the value without its `!`"
 _WORDS = (
-    (r"mapping values are not allowed", "a second `: ` in one value, or a key that is indented "
-     "wrongly; put the value in quotes, or line the key up"),
+    (
+        r"mapping values are not allowed",
+        "a second `: ` in one value, or a key that is indented wrongly; use quotes, or line it up",
+    ),
     (r"found unknown escape", "an unknown escape in double quotes; use single quotes"),
-    (r"document start", "this does not line up with the first key; begin both in one column"),
-    (r"block end|expected key|'-' indicator", "this does not line up with what stands above; "
-     "begin it in the same column"),
-    (r"node content", "a value is missing here; give one, or remove what stands around it"),
+    (
+        r"document start",
+        "this does not line up with the first key; begin both in one column",
+    ),
+    (
+        r"block end|expected key|'-' indicator",
+        "this does not line up with what stands above; begin it in the same column",
+    ),
+    (
+        r"node content",
+        "a value is missing here; give one, or remove what stands around it",
+    ),
+    (r"\btag\b", _NO_TAGS),
     (r"anchor", "an anchor needs a name of letters and digits, once"),
     (r"alias", "* begins an alias; put the text in quotes"),
-)  # fmt: skip
+)
 _UNCLOSED = (
     (r"',' or '\]'", "this list is not closed; end it with ]"),
     (r"',' or '\}'", "this block is not closed; end it with }"),
@@ -279,20 +301,18 @@ _UNCLOSED = (
 def _reworded(error: yaml.MarkedYAMLError, text: str) -> Unreadable:
     """Say a parser's complaint in the owner's words, where the cause is rather than the effect."""
     problem = f"{error.problem} {error.context}"
-    mark = error.problem_mark or _mark(0, 0)
-    lines = text.splitlines()
-    line = lines[mark.line] if mark.line < len(lines) else ""
+    spot = _spot(error.problem_mark) if error.problem_mark else Spot(1, 1)
+    line = (text.splitlines() + [""] * spot.line)[spot.line - 1]
     indent = line[: len(line) - len(line.lstrip())]
     if "\t" in indent:
-        tab = _mark(mark.line, indent.index("\t"))
-        return Unreadable(tab, "a tab; indent with spaces")
+        return Unreadable(Spot(spot.line, indent.index("\t") + 1), "a tab; indent with spaces")
     if "cannot start any token" in problem:
-        found = line[mark.column : mark.column + 1]
-        return Unreadable(mark, f"a value can't begin with {found}; put it in quotes")
+        found = line[spot.column - 1 : spot.column]
+        return Unreadable(spot, f"a value can't begin with {found}; put it in quotes")
     for pattern, said in _UNCLOSED:
         if re.search(pattern, problem) and error.context_mark is not None:
-            return Unreadable(error.context_mark, said)
+            return Unreadable(_spot(error.context_mark), said)
     for pattern, said in _WORDS:
         if re.search(pattern, problem):
-            return Unreadable(mark, said)
-    return Unreadable(mark, f"this is not YAML: {error.problem}; see the example of the file")
+            return Unreadable(spot, said)
+    return Unreadable(spot, f"this is not YAML: {error.problem}; see the example of the file")

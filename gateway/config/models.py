@@ -113,6 +113,7 @@ class Route(Block):
     service: Text
 
     def __str__(self) -> str:
+        """Return it as the file has it."""
         return f"{self.provider}/{self.service}"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
-from gateway.config.document import Steps, is_variable, shown
+from gateway.config.document import Steps, is_variable, shown, written
 from gateway.config.values import nearest
 from gateway.order_types import table
 
@@ -47,7 +47,7 @@ def _currencies(
         return
     rate = rates.get(own)
     if isinstance(rate, str) and _number(rate) not in {None, 1}:
-        text = f"{own} is the gateway's own currency, so that its rate is 1; remove it"
+        text = f"{written(own)} is the gateway's own currency, so that its rate is 1; remove it"
         yield Broken(("exchange_rates", own), text, key=True)
     for name, row in providers.items():
         block = _block(row)
@@ -56,8 +56,9 @@ def _currencies(
         if currency is None and isinstance(adapter, str):
             currency, key = adapters.get(adapter), "adapter"
         if isinstance(currency, str) and currency != own and currency not in rates:
-            spent = f"{name} charges in {currency}, which has no exchange rate"
-            yield Broken(("providers", name, key), f"{spent}; add {currency} to exchange_rates")
+            code = written(currency)
+            text = f"{name} charges in {code}, which has no exchange rate; add it to exchange_rates"
+            yield Broken(("providers", name, key), text)
 
 
 def _provider(
@@ -65,7 +66,7 @@ def _provider(
 ) -> Iterator[Broken]:
     adapter, key = row.get("adapter"), row.get("key")
     if isinstance(adapter, str) and adapter not in adapters:
-        text = f"there is no adapter {shown(adapter)}; {nearest(adapter, adapters)}"
+        text = f"there is no adapter `{written(adapter)}`; {nearest(adapter, adapters)}"
         yield Broken((*path, "adapter"), text)
     if isinstance(key, str) and not is_variable(key):
         variable = re.sub(r"\W", "_", str(path[-1]), flags=re.ASCII).upper() + "_KEY"
@@ -86,7 +87,7 @@ def _provider(
 
 def _service(path: Steps, row: dict[str, object], providers: dict[str, object]) -> Iterator[Broken]:
     routes = row.get("routes")
-    if routes is None and "routes" in row or routes == []:
+    if "routes" in row and routes in (None, []):
         yield Broken((*path, "routes"), "a service needs a route; write one such as smmai/1")
     seen: set[str] = set()
     for index, route in enumerate(_list(routes)):
@@ -94,7 +95,8 @@ def _service(path: Steps, row: dict[str, object], providers: dict[str, object]) 
             continue
         provider, slash, _ = route.partition("/")
         if slash and provider and provider not in providers:
-            text = f"there is no provider `{provider}`; {nearest(provider, providers)}"
+            named = written(route).partition("/")[0]
+            text = f"there is no provider `{named}`; {nearest(provider, providers)}"
             yield Broken((*path, "routes", index), text)
         if route in seen:
             text = f"route {shown(route)} stands here twice; remove one of them"
@@ -105,7 +107,7 @@ def _service(path: Steps, row: dict[str, object], providers: dict[str, object]) 
         yield Broken((*path, "rate"), text, key=True)
     least, most = _number(row.get("min")), _number(row.get("max"))
     if least is not None and most is not None and least > most:
-        text = f"min {least} is more than max {most}; give a smaller one"
+        text = "min is more than max; give a smaller one"
         yield Broken((*path, "min"), text)
     yield from _parameters((*path, "parameters"), _block(row.get("parameters")))
 
@@ -139,11 +141,11 @@ def _imports(imports: list[object], providers: dict[str, object]) -> Iterator[Br
         row = _block(item)
         provider, ids_from = row.get("provider"), row.get("ids_from")
         if isinstance(provider, str) and provider not in providers:
-            text = f"there is no provider `{provider}`; {nearest(provider, providers)}"
+            text = f"there is no provider `{written(provider)}`; {nearest(provider, providers)}"
             yield Broken(("imports", index, "provider"), text)
         if isinstance(ids_from, str):
             if ids_from in first:
-                text = f"another import begins at {ids_from} too; give each its own ids"
+                text = f"another import begins at {written(ids_from)} too; give each its own ids"
                 yield Broken(("imports", index, "ids_from"), text)
             first.add(ids_from)
 

@@ -15,13 +15,14 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, SecretStr
 from pydantic_core import PydanticCustomError
 
-from gateway.config.document import shown
+from gateway.config.document import shown, written
 from gateway.model import Action
 from gateway.order_types import Size
 
 SECOND, MINUTE, HOUR, DAY = 1.0, 60.0, 3600.0, 86400.0
 LARGEST_ID = 2_147_483_647
 
+NOTHING = "nothing is given here; give a value"
 SAID = "said"
 """The type of every error whose message is one of ours."""
 
@@ -31,13 +32,19 @@ def said(text: str) -> PydanticCustomError:
     return PydanticCustomError(SAID, "{text}", {"text": text})
 
 
+def misfit(value: object, wanted: str) -> PydanticCustomError:
+    """Return the mistake of something of the wrong kind, without repeating any of it."""
+    kinds = {"dict": "a block", "list": "a list"}
+    return said(f"{kinds.get(type(value).__name__, 'a single value')} stands here; give {wanted}")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return what to write instead of ``word``: the known one most like it, or all of them."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1)
     if close:
         return f"did you mean `{close[0]}`?"
-    return f"known are {', '.join(names)}" if names else "there is none yet"
+    return f"known are {', '.join(names)}" if names else "none is declared yet"
 
 
 def scalar(read: Callable[[str], object]) -> BeforeValidator:
@@ -50,10 +57,9 @@ def scalar(read: Callable[[str], object]) -> BeforeValidator:
             except ValueError as error:
                 raise said(str(error)) from None
         if value is None:
-            raise said("nothing is given here; give a value, or remove the key")
+            raise said(NOTHING)
         if isinstance(value, dict | list):
-            kind = "a block" if isinstance(value, dict) else "a list"
-            raise said(f"{kind} stands here; give a single value")
+            raise misfit(value, "a single value")
         return value
 
     return BeforeValidator(validate)
@@ -62,16 +68,14 @@ def scalar(read: Callable[[str], object]) -> BeforeValidator:
 def listed(value: object) -> object:
     """Take nothing for an empty list."""
     if isinstance(value, dict | str):
-        kind = "a block" if isinstance(value, dict) else "a single value"
-        raise said(f"{kind} stands here; give a list, such as [a, b]")
+        raise misfit(value, "a list, such as [a, b]")
     return [] if value is None else value
 
 
 def keyed(value: object) -> object:
     """Take nothing for an empty block."""
     if isinstance(value, list | str):
-        kind = "a list" if isinstance(value, list) else "a single value"
-        raise said(f"{kind} stands here; give a block of keys and values")
+        raise misfit(value, "a block of keys and values")
     return {} if value is None else value
 
 
@@ -115,7 +119,7 @@ def percent(text: str) -> Decimal:
     found = _PERCENT.fullmatch(text)
     if found is None:
         msg = f"{shown(text)} is not a percentage; write it with its sign, such as 25%"
-        if _DECIMAL.fullmatch(text) and not text.startswith("-"):
+        if _DECIMAL.fullmatch(written(text)) and not text.startswith("-"):
             meant = (Decimal(text) * 100).normalize() if Decimal(text) < 1 else Decimal(text)
             msg = f"{shown(text)} is not a percentage; write it with its sign, as {meant:f}%"
         raise ValueError(msg)
@@ -225,7 +229,7 @@ SIZES = {
     "comments": Size.COMMENTS,
     "usernames": Size.USERNAMES,
 }
-"""What an order type that is not in our table may count; ``runs`` is quantity × runs."""
+"""What an order type that is not in our table may count; ``runs`` is quantity times runs."""
 
 
 def _size(text: str) -> Size:
