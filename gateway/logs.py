@@ -33,7 +33,7 @@ _SURROUNDED = re.compile(
     | (?P<address> :// [^/\s:@"']* : ) [^/\s@"']+ (?= @ )
     """
 )
-_USER = re.compile(r"//[^/@]*@")
+_CREDENTIALS = re.compile(r"//[^/@]*@")
 _AFTER_PATH = re.compile(r"[?#].*", re.DOTALL)
 
 
@@ -80,7 +80,7 @@ def shorten(link: str) -> str:
     At most ``LINK_LENGTH`` characters; an ellipsis stands where something was left out. The
     user, the query and the fragment are always left out: they may open what they point at.
     """
-    kept = _USER.sub("//", _AFTER_PATH.sub("", link))
+    kept = _CREDENTIALS.sub("//", _AFTER_PATH.sub("", link))
     if kept == link and len(kept) <= LINK_LENGTH:
         return kept
     return kept[: LINK_LENGTH - 1] + "…"
