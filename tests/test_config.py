@@ -527,6 +527,18 @@ def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) 
     assert load(path, ENVIRONMENT, ADAPTERS).providers == read(PANEL).providers
 
 
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    """It moves no column, and makes no other file of it."""
+    path = tmp_path / NAME
+    path.write_bytes(b"\xef\xbb\xbfcurrency: USD\n")
+    plain = read("currency: USD\n")
+
+    assert plain.digest == load(path, {}, ADAPTERS).digest
+    path.write_bytes(b"\xef\xbb\xbf{currency: usd}\n")
+    with pytest.raises(ConfigError, match=r":1:12: 'usd' is not a currency"):
+        load(path, {}, ADAPTERS)
+
+
 def test_the_digest_is_that_of_the_text() -> None:
     """A changed file is told from an unchanged one."""
     assert hashlib.sha256(PANEL.encode()).hexdigest() == read(PANEL).digest

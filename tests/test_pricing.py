@@ -96,6 +96,11 @@ def test_a_cost_equal_to_the_charge_is_no_loss(charge: int) -> None:
     assert not pricing.costs_more(charge, Decimal("0.999999999999999"), charge)
 
 
+def test_a_loss_beyond_the_twenty_eighth_digit_is_a_loss() -> None:
+    """Python's usual precision would call this one even."""
+    assert pricing.costs_more(10**18 + 1, Decimal("1.000000000000001"), 10**18 + 1001)
+
+
 def test_the_own_currency_is_worth_one_and_the_others_what_the_owner_says() -> None:
     """A currency that nobody gave a rate for has none."""
     exchange = Exchange("USD", {"INR": Decimal("0.0119")})
