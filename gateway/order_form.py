@@ -74,7 +74,7 @@ def read(kind: OrderType, sent: Mapping[str, str], limits: Limits) -> Form:
     if "answer_number" in params:
         number(params["answer_number"], ErrorText.INCORRECT_REQUEST)
     quantity = _quantity(kind, params)
-    if quantity is not None and not limits.min <= quantity <= limits.max:
+    if quantity is not None and not max(limits.min, 1) <= quantity <= limits.max:
         raise CustomerError(ErrorText.INVALID_QUANTITY)
     size = 1 if quantity is None else quantity
     if kind.size is Size.RUNS:
@@ -170,7 +170,7 @@ def _subscription(params: dict[str, str], limits: Limits) -> Form:
     """Check a subscription; one without a limit of posts is given one, since it is paid ahead."""
     least = number(params["min"], ErrorText.INVALID_QUANTITY)
     most = number(params["max"], ErrorText.INVALID_QUANTITY)
-    if not limits.min <= least <= most <= limits.max:
+    if not max(limits.min, 1) <= least <= most <= limits.max:
         raise CustomerError(ErrorText.INVALID_QUANTITY)
     if number(params["delay"], ErrorText.INCORRECT_REQUEST) > LONGEST_DELAY:
         raise CustomerError(ErrorText.INCORRECT_REQUEST)
