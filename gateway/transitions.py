@@ -5,6 +5,7 @@ of the same thing in any order end at the same place. ``None`` means that nothin
 """
 
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 
 import msgspec
 
@@ -81,7 +82,7 @@ def _taking(choice: Choice, attempt: int, at: int) -> dict[str, object]:
         "route": choice.offer.id,
         "cost": choice.cost,
         "cost_currency": choice.currency,
-        "exchange": choice.exchange,
+        "exchange": Decimal(choice.exchange),
         "attempt": attempt,
         "attempt_at": at,
     }
