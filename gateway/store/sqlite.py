@@ -41,7 +41,7 @@ from gateway.store import (
 )
 from gateway.store.rows import changed, columns, from_row, listed, to_row
 from gateway.store.sqlite_books import Books, NoFunds, SqliteSnapshot
-from gateway.store.writer import Writer, connect, migrate
+from gateway.store.writer import PATIENCE, Writer, connect, migrate
 
 T = TypeVar("T")
 
@@ -72,15 +72,18 @@ class SqliteStore:
         self._reader = connect(path)
 
     @classmethod
-    async def open(cls, path: Path, *, first_id: int = 1) -> Self:
-        """Open or create the file, and bring its schema up to date."""
-        db = await asyncio.to_thread(cls._prepare, path, first_id)
+    async def open(cls, path: Path, *, first_id: int = 1, patience: int = PATIENCE) -> Self:
+        """Open or create the file, and bring its schema up to date.
+
+        ``patience``: milliseconds to wait for another process that is writing.
+        """
+        db = await asyncio.to_thread(cls._prepare, path, first_id, patience)
         books = Books()
         return cls(path, Writer(db, books.forget), books)
 
     @staticmethod
-    def _prepare(path: Path, first_id: int) -> apsw.Connection:
-        db = connect(path, write=True)
+    def _prepare(path: Path, first_id: int, patience: int) -> apsw.Connection:
+        db = connect(path, write=True, patience=patience)
         try:
             migrate(db, path)
             db.execute(
@@ -227,7 +230,10 @@ class SqliteStore:
 
     async def claimed(self, customer: int, claim: Claim) -> Order | ErrorText | None:
         """Return what ``place`` would say to a repeat."""
-        return _standing(self._reader, customer, claim)
+        try:
+            return _standing(self._reader, customer, claim)
+        except apsw.Error as error:
+            raise StoreUnavailable(str(error)) from error
 
     async def drop_claims(self, before: int) -> int:
         """Forget claims older than this."""
@@ -256,7 +262,7 @@ class SqliteStore:
             ("customer = ?", wanted.customer),
             ("provider = ?", wanted.provider),
         ):
-            if value:
+            if value not in {"", None}:
                 where.append(condition)
                 bindings.append(value)  # type: ignore[arg-type]
         statement = _select(Order, "orders", " AND ".join(where)) + " ORDER BY id DESC LIMIT ?"

@@ -8,6 +8,7 @@ import asyncio
 import queue
 import re
 import threading
+import time
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -30,15 +31,15 @@ _MIGRATION = re.compile(r"(\d{4})_\w+\.sql")
 log = structlog.get_logger()
 
 
-def connect(path: Path, *, write: bool = False) -> apsw.Connection:
+def connect(path: Path, *, write: bool = False, patience: int = PATIENCE) -> apsw.Connection:
     """Open the file; ``StoreUnavailable`` when that is not possible."""
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if write else 0)
     try:
         db = apsw.Connection(str(path), flags=flags)
-        db.set_busy_timeout(PATIENCE)
+        db.set_busy_timeout(patience)
         db.execute("PRAGMA foreign_keys = ON")
         if write:
-            db.execute("PRAGMA journal_mode = WAL")
+            _log_ahead(db, patience)
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA journal_size_limit = 67108864")
         else:
@@ -47,6 +48,23 @@ def connect(path: Path, *, write: bool = False) -> apsw.Connection:
         msg = f"{path}: {error}"
         raise StoreUnavailable(msg) from error
     return db
+
+
+def _log_ahead(db: apsw.Connection, patience: int) -> None:
+    """Switch to a log beside the file; a new file is switched by the first of several starts.
+
+    SQLite does not wait when somebody else has the file open at that moment, so this does.
+    """
+    give_up = time.monotonic() + patience / 1000
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except apsw.BusyError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def migrations() -> list[tuple[int, str]]:
