@@ -1,0 +1,1015 @@
+"""What every store promises, asked of each one through the ``Store`` protocol alone."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+import msgspec
+import pytest
+
+import build
+from build import AT, advance, claim, customer, order, placement
+from gateway import ledger, transitions
+from gateway.errors import (
+    ConfigError,
+    CustomerError,
+    ErrorText,
+    StoreUnavailable,
+    TransferConflict,
+)
+from gateway.model import (
+    Code,
+    Customer,
+    Order,
+    Refill,
+    RefillStatus,
+    State,
+    Status,
+)
+from gateway.money import Money
+from gateway.store import (
+    Balance,
+    Change,
+    Failure,
+    Filter,
+    Placed,
+    Placement,
+    Sighting,
+    Snapshot,
+    Step,
+    Store,
+)
+from gateway.store.sqlite import SqliteStore
+from gateway.store.writer import migrations
+
+T = TypeVar("T")
+MILLION = 1_000_000
+
+
+class Stores:
+    """Opens any number of stores on one database, as several processes would."""
+
+    def __init__(self, opener: Callable[[int], Awaitable[Store]]) -> None:
+        self._opener = opener
+        self._opened: list[Store] = []
+
+    async def open(self, first_id: int = 1) -> Store:
+        """Open one more."""
+        store = await self._opener(first_id)
+        self._opened.append(store)
+        return store
+
+    async def close(self) -> None:
+        """Close all of them."""
+        while self._opened:
+            await self._opened.pop().close()
+
+
+@pytest.fixture(params=["sqlite"])
+async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stores]:
+    """One empty database of each kind."""
+    openers: dict[str, Callable[[int], Awaitable[Store]]] = {
+        "sqlite": lambda first_id: SqliteStore.open(tmp_path / "gateway.db", first_id=first_id),
+    }
+    opened = Stores(openers[request.param])
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def store(stores: Stores) -> Store:
+    """A store on an empty database."""
+    return await stores.open()
+
+
+async def available(store: Store, customer: int) -> int:
+    """Return what a customer can spend."""
+    return sum(one.available for one in (await store.balances([customer]))[customer])
+
+
+async def proven(store: Store) -> ledger.Audit:
+    """Return the audit, which must be clean."""
+    audit = await store.inspect(ledger.audit)
+
+    assert [] == audit.problems
+    return audit
+
+
+def ids(outcomes: list[Placed | ErrorText]) -> set[int]:
+    """Return the ids of the orders that stand."""
+    return {one.order.id for one in outcomes if isinstance(one, Placed)}
+
+
+# --- placing ------------------------------------------------------------------------------------
+
+
+async def test_an_order_is_written_with_its_hold(store: Store) -> None:
+    """What was placed is read back the same, and its charge is set aside."""
+    ann = await customer(store, credit=3 * MILLION)
+    placed = await order(store, placement(ann.id))
+
+    assert {placed.id: placed} == await store.orders([placed.id, 77])
+    assert [Balance("USD", available=2 * MILLION, held=MILLION)] == (
+        await store.balances([ann.id])
+    )[ann.id]
+    await proven(store)
+
+
+async def test_an_order_that_is_not_covered_leaves_nothing_behind(store: Store) -> None:
+    """A refusal for want of funds writes neither order nor hold nor claim."""
+    ann = await customer(store, credit=MILLION - 1)
+    outcomes = await store.place([placement(ann.id, claim=claim())])
+
+    assert [ErrorText.NOT_ENOUGH_FUNDS] == outcomes
+    assert [] == await store.find_orders(Filter())
+    assert await store.claimed(ann.id, claim()) is None
+    assert MILLION - 1 == await available(store, ann.id)
+    await proven(store)
+
+
+async def test_one_list_of_orders_has_an_outcome_for_each(store: Store) -> None:
+    """A customer without money does not stand in the way of the others."""
+    ann, bob = await customer(store, credit=MILLION), await customer(store, "bob")
+    first, second, third = await store.place(
+        [placement(bob.id), placement(ann.id), placement(ann.id)]
+    )
+
+    assert (ErrorText.NOT_ENOUGH_FUNDS, ErrorText.NOT_ENOUGH_FUNDS) == (first, third)
+    assert isinstance(second, Placed)
+    assert ann.id == second.order.customer
+
+
+async def test_a_purse_that_covers_seven_gives_seven_of_two_hundred(store: Store) -> None:
+    """However many orders arrive at once, the balance never goes below zero."""
+    ann = await customer(store, credit=7 * MILLION + 999_999)
+    outcomes = await asyncio.gather(*(store.place([placement(ann.id)]) for _ in range(200)))
+
+    assert 7 == len(ids([one for (one,) in outcomes]))
+    assert 193 == sum(one == [ErrorText.NOT_ENOUGH_FUNDS] for one in outcomes)
+    assert 999_999 == await available(store, ann.id)
+    await proven(store)
+
+
+async def test_two_processes_share_one_purse(stores: Stores) -> None:
+    """Two stores on one database place at the same time and give out no id and no money twice."""
+    one, other = await stores.open(), await stores.open()
+    ann = await customer(one, credit=7 * MILLION)
+    outcomes = await asyncio.gather(
+        *(store.place([placement(ann.id)]) for _ in range(40) for store in (one, other))
+    )
+    found = [placed.order.id for (placed,) in outcomes if isinstance(placed, Placed)]
+
+    assert 7 == len(found) == len(set(found))
+    assert 0 == await available(other, ann.id)
+    await proven(other)
+
+
+async def test_ids_begin_where_the_owner_says(stores: Stores) -> None:
+    """``first_id`` lifts the counter, and never lowers it."""
+    store = await stores.open(first_id=5000)
+    ann = await customer(store, credit=3 * MILLION)
+    first = await order(store, placement(ann.id))
+    again = await order(await stores.open(first_id=10), placement(ann.id))
+
+    assert (5000, 5001) == (first.id, again.id)
+
+
+async def test_what_was_written_is_there_after_a_restart(stores: Stores) -> None:
+    """Closing and opening again loses nothing, and changes nothing."""
+    store = await stores.open()
+    ann = await customer(store, credit=3 * MILLION)
+    placed = await order(store, placement(ann.id))
+    placed = await advance(store, placed.id, build.accepted("9"))
+    before = (await store.history(placed.id), await store.balances([ann.id]), await store.pepper())
+    await stores.close()
+    store = await stores.open()
+
+    assert before == (
+        await store.history(placed.id),
+        await store.balances([ann.id]),
+        await store.pepper(),
+    )
+    assert {placed.id: placed} == await store.orders([placed.id])
+    await proven(store)
+
+
+# --- claims -------------------------------------------------------------------------------------
+
+
+async def test_the_same_claim_finds_the_first_order(stores: Stores) -> None:
+    """A repeat gets the first one's id and holds nothing, also after a restart."""
+    store = await stores.open()
+    ann = await customer(store, credit=3 * MILLION)
+    first = await order(store, placement(ann.id, claim=claim()))
+    (again,) = await store.place([placement(ann.id, claim=claim())])
+    await stores.close()
+    store = await stores.open()
+    (later,) = await store.place([placement(ann.id, claim=claim())])
+
+    assert Placed(first, fresh=False) == again == later
+    assert first == await store.claimed(ann.id, claim())
+    assert 2 * MILLION == await available(store, ann.id)
+
+
+async def test_a_claim_with_other_content_is_refused(store: Store) -> None:
+    """One key stands for one order."""
+    ann = await customer(store, credit=3 * MILLION)
+    await order(store, placement(ann.id, claim=claim(content=b"one")))
+    other = claim(content=b"other")
+
+    assert [ErrorText.KEY_REUSED] == await store.place([placement(ann.id, claim=other)])
+    assert ErrorText.KEY_REUSED == await store.claimed(ann.id, other)
+    assert 2 * MILLION == await available(store, ann.id)
+
+
+async def test_a_claim_belongs_to_its_customer(store: Store) -> None:
+    """Two customers who choose the same key do not meet."""
+    ann = await customer(store, credit=MILLION)
+    bob = await customer(store, "bob", credit=MILLION)
+    first = await order(store, placement(ann.id, claim=claim()))
+    second = await order(store, placement(bob.id, claim=claim(content=b"other")))
+
+    assert (ann.id, bob.id) == (first.customer, second.customer)
+
+
+async def test_eight_claims_at_the_same_instant_make_one_order(stores: Stores) -> None:
+    """Whichever comes first makes it, the others find it, in both processes."""
+    one, other = await stores.open(), await stores.open()
+    ann = await customer(one, credit=20 * MILLION)
+    outcomes = await asyncio.gather(
+        *(
+            store.place([placement(ann.id, claim=claim())])
+            for _ in range(4)
+            for store in (one, other)
+        )
+    )
+    found = [placed for (placed,) in outcomes if isinstance(placed, Placed)]
+
+    assert 8 == len(found)
+    assert 1 == len({placed.order.id for placed in found})
+    assert 1 == sum(placed.fresh for placed in found)
+    assert 19 * MILLION == await available(one, ann.id)
+
+
+async def test_one_list_may_claim_the_same_twice(store: Store) -> None:
+    """Two repeats in one commit are repeats all the same."""
+    ann = await customer(store, credit=3 * MILLION)
+    outcomes = await store.place([placement(ann.id, claim=claim()) for _ in range(2)])
+
+    assert 1 == len(ids(outcomes))
+    assert [True, False] == [one.fresh for one in outcomes if isinstance(one, Placed)]
+
+
+async def test_a_claim_may_reject_its_repeats(store: Store) -> None:
+    """With ``reject`` a repeat is an error instead of the first one's id."""
+    ann = await customer(store, credit=3 * MILLION)
+    strict = claim(reject=True)
+    await order(store, placement(ann.id, claim=strict))
+
+    assert [ErrorText.IDENTICAL_ORDER] == await store.place([placement(ann.id, claim=strict)])
+    assert ErrorText.IDENTICAL_ORDER == await store.claimed(ann.id, strict)
+
+
+async def test_a_claim_counts_within_its_window(store: Store) -> None:
+    """An older claim is as good as none, and is replaced by the order that follows it."""
+    ann = await customer(store, credit=3 * MILLION)
+    first = await order(store, placement(ann.id, claim=claim()))
+    within = claim(since=AT)
+    after = claim(since=AT + 1)
+    assert first == await store.claimed(ann.id, within)
+    second = await order(store, placement(ann.id, claim=after, at=AT + 1))
+
+    assert first.id != second.id
+    assert second == await store.claimed(ann.id, after)
+
+
+async def test_a_refusal_that_the_customer_heard_frees_the_claim(store: Store) -> None:
+    """He was told that there is no order, so his key makes a new one."""
+    ann = await customer(store, credit=3 * MILLION)
+    first = await order(store, placement(ann.id, claim=claim()))
+    await advance(store, first.id, build.refused(frees=True))
+    assert await store.claimed(ann.id, claim()) is None
+    second = await order(store, placement(ann.id, claim=claim(content=b"other")))
+
+    assert first.id != second.id
+
+
+async def test_a_refusal_that_came_too_late_keeps_the_claim(store: Store) -> None:
+    """The customer has the order's id, so a repeat still finds that order."""
+    ann = await customer(store, credit=3 * MILLION)
+    first = await order(store, placement(ann.id, claim=claim()))
+    failed = await advance(store, first.id, build.refused())
+
+    assert [Placed(failed, fresh=False)] == await store.place([placement(ann.id, claim=claim())])
+
+
+async def test_old_claims_are_forgotten(store: Store) -> None:
+    """``drop_claims`` forgets what is older, and says how many."""
+    ann = await customer(store, credit=3 * MILLION)
+    await order(store, placement(ann.id, claim=claim("key/old"), at=AT - 1))
+    young = await order(store, placement(ann.id, claim=claim("key/young"), at=AT))
+
+    assert 1 == await store.drop_claims(AT)
+    assert await store.claimed(ann.id, claim("key/old")) is None
+    assert young == await store.claimed(ann.id, claim("key/young"))
+
+
+# --- advancing ----------------------------------------------------------------------------------
+
+
+async def test_a_step_changes_the_order_its_money_and_its_history(store: Store) -> None:
+    """All of it is written together."""
+    ann = await customer(store, credit=3 * MILLION)
+    placed = await order(store, placement(ann.id))
+    (after,) = await store.advance([Step(placed.id, build.accepted("9", at=AT + 5))])
+    events, transfers = await store.history(placed.id)
+
+    assert isinstance(after, Order)
+    assert {placed.id: after} == await store.orders([placed.id])
+    assert (State.PLACED, "9", 2) == (after.state, after.upstream_id, after.version)
+    assert [("accepted", placed.id, 2, AT + 5, "9")] == [
+        (one.kind, one.order, one.version, one.at, one.detail["upstream_id"]) for one in events
+    ]
+    assert [
+        (Code.HOLD, MILLION, "USD"),
+        (Code.CAPTURE, MILLION, "USD"),
+        (Code.COST, 400_000, "INR"),
+    ] == [(one.code, one.amount, one.currency) for one in transfers]
+    await proven(store)
+
+
+async def test_the_history_of_an_order_is_its_own(stores: Stores) -> None:
+    """Orders 1, 10 and 100 are not mixed up, though their keys begin alike."""
+    store = await stores.open()
+    ann = await customer(store, credit=300 * MILLION)
+    await store.place([placement(ann.id) for _ in range(101)])
+
+    for number in (1, 10, 100):
+        _, transfers = await store.history(number)
+        assert [number] == [one.order for one in transfers]
+
+
+async def test_a_step_of_no_order_says_so(store: Store) -> None:
+    """There is nothing to take further."""
+    assert [Failure.NO_ORDER] == await store.advance([Step(77, build.accepted("9"))])
+
+
+async def test_a_step_that_changes_nothing_returns_the_order(store: Store) -> None:
+    """The outcome is the order as it is."""
+    ann = await customer(store, credit=MILLION)
+    placed = await order(store, placement(ann.id))
+
+    assert [placed] == await store.advance([Step(placed.id, lambda _: None)])
+    assert ([], 1) == ((await store.history(placed.id))[0], placed.version)
+
+
+async def test_two_orders_cannot_have_one_id_at_a_provider(store: Store) -> None:
+    """The second is refused, and is afterwards what it was before."""
+    ann = await customer(store, credit=3 * MILLION)
+    first, second = [await order(store, placement(ann.id)) for _ in range(2)]
+    await advance(store, first.id, build.accepted("9"))
+    before = (await store.history(second.id), await store.balances([ann.id]))
+    outcomes = await store.advance([Step(second.id, build.accepted("9"))])
+
+    assert [Failure.TAKEN] == outcomes
+    assert {second.id: second} == await store.orders([second.id])
+    assert before == (await store.history(second.id), await store.balances([ann.id]))
+    await proven(store)
+
+
+async def test_two_providers_may_give_the_same_id(store: Store) -> None:
+    """An order's identity is its provider and the id there."""
+    ann = await customer(store, credit=3 * MILLION)
+    first = await order(store, placement(ann.id))
+    second = await order(store, placement(ann.id, route=build.choice("beta")))
+    await advance(store, first.id, build.accepted("9"))
+    after = await advance(store, second.id, build.accepted("9"))
+
+    assert ("beta", "9") == (after.provider, after.upstream_id)
+
+
+async def test_a_step_that_is_not_covered_leaves_everything_as_it_was(store: Store) -> None:
+    """An order that failed cannot be held again when the money is spent."""
+    ann = await customer(store, credit=MILLION)
+    first = await order(store, placement(ann.id))
+    failed = await advance(store, first.id, build.refused())
+    await order(store, placement(ann.id))
+
+    assert [Failure.NO_FUNDS] == await store.advance([Step(first.id, transitions.retried(AT))])
+    assert {first.id: failed} == await store.orders([first.id])
+    await proven(store)
+
+
+async def test_steps_of_one_list_follow_each_other(store: Store) -> None:
+    """A list may take one order two steps further, and one failure does not stop the rest."""
+    ann = await customer(store, credit=MILLION)
+    placed = await order(store, placement(ann.id))
+    outcomes = await store.advance(
+        [
+            Step(77, build.accepted("1")),
+            Step(placed.id, transitions.unknown("timeout", 1, AT)),
+            Step(placed.id, build.accepted("9")),
+        ]
+    )
+
+    assert [Failure.NO_ORDER, State.UNKNOWN, State.PLACED] == [
+        one.state if isinstance(one, Order) else one for one in outcomes
+    ]
+
+
+async def test_two_processes_that_learn_the_same_write_it_once(stores: Stores) -> None:
+    """The same report from two sides moves money once."""
+    one, other = await stores.open(), await stores.open()
+    ann = await customer(one, credit=MILLION)
+    placed = await order(one, placement(ann.id))
+    await advance(one, placed.id, build.accepted("9"))
+    canceled = transitions.reported(build.report(Status.CANCELED), AT, build.FOLLOWING)
+    await asyncio.gather(*(each.advance([Step(placed.id, canceled)]) for each in (one, other)))
+
+    assert MILLION == await available(one, ann.id)
+    assert 3 == (await one.orders([placed.id]))[placed.id].version
+    await proven(one)
+
+
+# --- money that belongs to no order --------------------------------------------------------------
+
+
+async def test_a_reference_moves_money_once(store: Store) -> None:
+    """The second time nothing happens, and that is said."""
+    ann = await customer(store)
+    credit = ledger.top_up(ann.id, Money(5, "USD"), "invoice 1", AT)
+
+    assert [True, False] == await store.post([credit, credit])
+    assert [False] == await store.post([credit])
+    assert 5 == await available(store, ann.id)
+
+
+async def test_a_reference_with_another_amount_is_refused(store: Store) -> None:
+    """Nothing of the list is posted, for something is wrong with it."""
+    ann = await customer(store, credit=5)
+    other = ledger.top_up(ann.id, Money(7, "USD"), "opening", AT)
+    with pytest.raises(TransferConflict):
+        await store.post([ledger.top_up(ann.id, Money(9, "USD"), "new", AT), other])
+
+    assert 5 == await available(store, ann.id)
+
+
+async def test_a_withdrawal_stops_at_the_floor(store: Store) -> None:
+    """Nothing of a list is posted when one of it is not covered."""
+    ann = await customer(store, credit=5)
+    with pytest.raises(CustomerError, match=ErrorText.NOT_ENOUGH_FUNDS):
+        await store.post(
+            [
+                ledger.withdrawal(ann.id, Money(3, "USD"), "a", AT),
+                ledger.withdrawal(ann.id, Money(3, "USD"), "b", AT),
+            ]
+        )
+
+    assert 5 == await available(store, ann.id)
+    assert [True] == await store.post([ledger.withdrawal(ann.id, Money(5, "USD"), "a", AT)])
+    await proven(store)
+
+
+async def test_currencies_are_kept_apart(store: Store) -> None:
+    """One customer may have several purses, and none pays for another."""
+    ann = await customer(store, credit=5)
+    await store.post([ledger.top_up(ann.id, Money(70, "EUR"), "euros", AT)])
+    with pytest.raises(CustomerError):
+        await store.post([ledger.withdrawal(ann.id, Money(6, "USD"), "a", AT)])
+
+    assert {"USD": 5, "EUR": 70} == {
+        one.currency: one.available for one in (await store.balances([ann.id]))[ann.id]
+    }
+
+
+async def test_an_amount_beyond_all_measure_is_refused_and_not_rounded(store: Store) -> None:
+    """A sum that no column holds is an error, never a float."""
+    ann = await customer(store, credit=2**63 - 1)
+    with pytest.raises(CustomerError):
+        await store.post([ledger.top_up(ann.id, Money(2**62, "USD"), "more", AT)])
+
+    assert 2**63 - 1 == await available(store, ann.id)
+    await proven(store)
+
+
+# --- what arrives together -----------------------------------------------------------------------
+
+
+async def test_a_failure_in_a_commit_does_not_hurt_the_others(store: Store) -> None:
+    """Operations that arrive together are committed together, but fail alone."""
+    ann = await customer(store, credit=5 * MILLION)
+
+    def broken(_: int) -> Change:
+        raise ZeroDivisionError
+
+    wrong = ledger.top_up(ann.id, Money(7, "USD"), "opening", AT)
+    good = [store.place([placement(ann.id)]) for _ in range(4)]
+    outcomes = await asyncio.gather(
+        good[0],
+        good[1],
+        store.post([wrong]),
+        store.place([Placement(ann.id, broken, AT)]),
+        good[2],
+        good[3],
+        return_exceptions=True,
+    )
+
+    assert [list, list, TransferConflict, ZeroDivisionError, list, list] == [
+        type(one) for one in outcomes
+    ]
+    assert MILLION == await available(store, ann.id)
+    assert 4 == len(await store.find_orders(Filter()))
+    await proven(store)
+
+
+async def test_a_caller_who_gives_up_does_not_stop_the_others(store: Store) -> None:
+    """A cancelled wait takes nothing back and breaks nothing."""
+    ann = await customer(store, credit=2 * MILLION)
+    gone = asyncio.create_task(store.place([placement(ann.id)]))
+    await asyncio.sleep(0)
+    gone.cancel()
+    stayed = await order(store, placement(ann.id))
+
+    assert {stayed.id - 1, stayed.id} == {one.id for one in await store.find_orders(Filter())}
+    await proven(store)
+
+
+# --- reading orders ------------------------------------------------------------------------------
+
+
+async def several(store: Store) -> dict[str, Order]:
+    """Place one order of every state."""
+    ann = await customer(store, credit=100 * MILLION)
+    bob = await customer(store, "bob", credit=100 * MILLION)
+    found = {
+        "queued": await order(store, placement(ann.id, route=None)),
+        "sending": await order(store, placement(ann.id, at=AT + 1)),
+        "unknown": await order(store, placement(ann.id, route=build.choice("beta"), at=AT + 2)),
+        "placed": await order(store, placement(bob.id, at=AT + 3)),
+        "failed": await order(store, placement(ann.id, at=AT + 4)),
+        "canceled": await order(store, placement(ann.id, route=None, at=AT + 5)),
+    }
+    for name, change in {
+        "unknown": transitions.unknown("timeout", 1, AT),
+        "placed": build.accepted("9"),
+        "failed": build.refused(),
+        "canceled": transitions.cancel_wanted(AT),
+    }.items():
+        found[name] = await advance(store, found[name].id, change)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [
+        (Filter(), "canceled failed placed unknown sending queued"),
+        (Filter(limit=2), "canceled failed"),
+        (Filter(limit=0), ""),
+        (Filter(status="unknown"), "unknown"),
+        (Filter(status="FAILED"), "failed"),
+        (Filter(status="pending"), "placed sending queued"),
+        (Filter(status="canceled"), "canceled"),
+        (Filter(status="no such word"), ""),
+        (Filter(provider="beta"), "unknown"),
+        (Filter(since=AT + 3), "canceled failed placed"),
+        (Filter(customer=2), "placed"),
+        (Filter(customer=1, provider="alpha"), "failed sending"),
+        (Filter(customer=0), ""),
+    ],
+)
+async def test_orders_are_listed_newest_first_as_wanted(
+    store: Store, wanted: Filter, names: str
+) -> None:
+    """Every filter is one more condition; the words are those that people read."""
+    orders = await several(store)
+
+    assert [orders[name] for name in names.split()] == await store.find_orders(wanted)
+
+
+async def test_undecided_orders_are_found_by_their_state(store: Store) -> None:
+    """What waits, is being sent or is not known is listed oldest first."""
+    orders = await several(store)
+    later = await order(store, placement(1))
+
+    assert [orders["queued"]] == await store.undecided(State.QUEUED, 10)
+    assert [orders["sending"], later] == await store.undecided(State.SENDING, 10)
+    assert [orders["sending"]] == await store.undecided(State.SENDING, 1)
+    assert [orders["unknown"]] == await store.undecided(State.UNKNOWN, 10)
+    assert {"alpha": 2, "beta": 1} == await store.in_flight()
+
+
+async def test_wanted_cancels_are_those_that_a_provider_can_be_told(store: Store) -> None:
+    """An order that is still being sent has no id there yet."""
+    orders = await several(store)
+    steps = [Step(orders[name].id, transitions.cancel_wanted(AT)) for name in ("placed", "sending")]
+    placed, _ = await store.advance(steps)
+
+    assert [placed] == await store.cancels_wanted(10)
+
+
+async def test_a_due_order_is_handed_to_one_caller_only(stores: Stores) -> None:
+    """Two processes that look at the same moment share the work, and ask nothing twice."""
+    one, other = await stores.open(), await stores.open()
+    ann = await customer(one, credit=50 * MILLION)
+    orders = [await order(one, placement(ann.id)) for _ in range(20)]
+    await one.advance([Step(each.id, build.accepted(f"{each.id}")) for each in orders])
+    now = AT + build.FOLLOWING.every
+    taken = await asyncio.gather(
+        *(
+            store.claim_due("alpha", now, 3, lambda _: now + 1)
+            for _ in range(6)
+            for store in (one, other)
+        )
+    )
+    found = [each.id for some in taken for each in some]
+
+    assert sorted(each.id for each in orders) == sorted(found)
+    assert max(len(some) for some in taken) == 3
+
+
+async def test_what_is_due_is_known_by_provider_and_time(store: Store) -> None:
+    """Oldest first; what is put off to ``None`` is never due again."""
+    ann = await customer(store, credit=50 * MILLION)
+    late, early, other = [
+        await order(store, placement(ann.id, route=build.choice(name)))
+        for name in ("alpha", "alpha", "beta")
+    ]
+    await advance(store, late.id, build.accepted("1", at=AT + 10))
+    await advance(store, early.id, build.accepted("2", at=AT))
+    await advance(store, other.id, build.accepted("3", at=AT))
+    now = AT + 10 + build.FOLLOWING.every
+
+    assert [] == await store.claim_due("alpha", now - 11, 10, lambda _: None)
+    assert [early.id, late.id] == [
+        one.id for one in await store.claim_due("alpha", now, 10, lambda _: None)
+    ]
+    assert [] == await store.claim_due("alpha", now + 10**9, 10, lambda _: None)
+    assert [other.id] == [one.id for one in await store.claim_due("beta", now, 10, lambda _: None)]
+
+
+# --- refills -------------------------------------------------------------------------------------
+
+
+async def test_refills_are_written_found_and_followed(store: Store) -> None:
+    """A refill gets our id, is found by it and by its order, and is due when it says."""
+    ann = await customer(store, credit=MILLION)
+    placed = await order(store, placement(ann.id))
+    asked = Refill(order=placed.id, customer=ann.id, provider="alpha", created_at=AT)
+    first, second = await store.add_refills([asked, asked])
+    known = msgspec.structs.replace(
+        first, upstream_id="7", status=RefillStatus.IN_PROGRESS, poll_at=AT + 5
+    )
+    await store.set_refills([known])
+
+    assert (1, 2) == (first.id, second.id)
+    assert msgspec.structs.replace(asked, id=1) == first
+    assert {1: known} == await store.refills([1, 77])
+    assert [known, second] == await store.refills_of(placed.id)
+    assert [] == await store.refills_of(77)
+    assert [] == await store.due_refills("alpha", AT + 4, 10)
+    assert [known] == await store.due_refills("alpha", AT + 5, 10)
+    assert [] == await store.due_refills("beta", AT + 5, 10)
+
+
+# --- customers -----------------------------------------------------------------------------------
+
+
+async def test_a_customer_is_known_by_his_digest(store: Store) -> None:
+    """Name and key are each his alone; changing them is seen at once."""
+    ann = await store.add_customer(Customer(id=0, name="ann", tier="gold", created_at=AT), b"a")
+    bob = await store.add_customer(Customer(id=0, name="bob", created_at=AT), b"b")
+    taken = await store.add_customer(Customer(id=0, name="ann", created_at=AT), b"c")
+    assert ann is not None
+    assert bob is not None
+    assert taken is None
+    assert Customer(id=1, name="ann", tier="gold", created_at=AT) == ann
+    disabled = msgspec.structs.replace(ann, disabled=True, tier="")
+    await store.set_customer(disabled)
+    await store.set_customer(bob, b"new")
+
+    assert [disabled, bob] == await store.customers()
+    assert disabled == await store.customer_of(b"a")
+    assert bob == await store.customer_of(b"new")
+    assert await store.customer_of(b"b") is None
+
+
+async def test_two_processes_add_one_customer_of_a_name(stores: Stores) -> None:
+    """The second of two at the same instant hears that the name is taken."""
+    one, other = await stores.open(), await stores.open()
+    draft = Customer(id=0, name="ann", created_at=AT)
+    outcomes = await asyncio.gather(one.add_customer(draft, b"a"), other.add_customer(draft, b"b"))
+
+    assert 1 == sum(outcome is not None for outcome in outcomes)
+    assert 1 == len(await other.customers())
+
+
+async def test_the_pepper_is_one_for_the_whole_installation(stores: Stores) -> None:
+    """Every process hashes keys with the same secret."""
+    one, other = await stores.open(), await stores.open()
+
+    assert 32 == len(await one.pepper())
+    assert await one.pepper() == await other.pepper()
+
+
+async def test_a_customer_without_accounts_has_no_balances(store: Store) -> None:
+    """Whoever is asked for is in the answer."""
+    assert {77: []} == await store.balances([77])
+
+
+# --- providers -----------------------------------------------------------------------------------
+
+
+async def test_offers_are_replaced_and_the_edition_grows_with_each_change(store: Store) -> None:
+    """What is not listed any more is gone, and comes back under the same id."""
+    assert 0 == await store.edition()
+    assert {} == await store.offers()
+    likes, views = build.offer("1"), build.offer("2", "Views")
+    dearer = build.offer("1", rate="12345678901234567890.123456789012345")
+
+    assert 1 == await store.save_offers("alpha", [likes, views], AT)
+    assert 2 == await store.save_offers("beta", [likes], AT)
+    assert 2 == await store.save_offers("alpha", [likes, views], AT)
+    assert 3 == await store.save_offers("alpha", [dearer], AT)
+    assert {"alpha": {"1": dearer}, "beta": {"1": likes}} == await store.offers()
+    assert 3 == await store.save_offers("alpha", [dearer], AT)
+    assert 4 == await store.save_offers("alpha", [dearer, views], AT)
+    assert {"alpha": {"1": dearer, "2": views}, "beta": {"1": likes}} == await store.offers()
+    assert 4 == await store.edition()
+
+
+async def test_an_offer_keeps_what_its_provider_did_not_say(store: Store) -> None:
+    """No flag is not ``False``."""
+    said = msgspec.structs.replace(build.offer(), refill=True, cancel=False, description="ä\n🎈")
+    await store.save_offers("alpha", [said], AT)
+
+    assert {"alpha": {"1": said}} == await store.offers()
+    assert said.dripfeed is None
+
+
+async def test_a_sighting_leaves_what_was_not_looked_at(store: Store) -> None:
+    """Each look adds what it saw; an empty trouble is news too."""
+    await store.sight([Sighting("alpha", balance=-5, currency="INR", balance_at=1, trouble="slow")])
+    await store.sight([Sighting("alpha", latency=20, failures=0, trouble=""), Sighting("beta")])
+    found = await store.sightings()
+
+    assert {"alpha", "beta"} == set(found)
+    assert (
+        Sighting(
+            "alpha",
+            balance=-5,
+            currency="INR",
+            balance_at=1,
+            latency=20,
+            failures=0,
+            trouble="",
+        )
+        == found["alpha"]
+    )
+
+
+# --- the whole -----------------------------------------------------------------------------------
+
+
+async def test_inspect_sees_one_moment(store: Store) -> None:
+    """What is written while somebody looks is not seen by him."""
+    ann = await customer(store, credit=5 * MILLION)
+    looking, written = threading.Event(), threading.Event()
+
+    def look(books: Snapshot) -> tuple[int, int, int]:
+        first = books.count_transfers()
+        looking.set()
+        written.wait(10)
+        return first, books.count_transfers(), sum(1 for _ in books.orders())
+
+    seen = asyncio.create_task(store.inspect(look))
+    await asyncio.to_thread(looking.wait, 10)
+    await order(store, placement(ann.id))
+    written.set()
+
+    assert (1, 1, 0) == await seen
+    assert (2, 2, 1) == await store.inspect(look)
+
+
+async def test_a_closed_store_promises_nothing(stores: Stores) -> None:
+    """Reading and writing raise what the endpoint answers 503 to."""
+    store = await stores.open()
+    ann = await customer(store, credit=MILLION)
+    await store.close()
+    await store.close()
+    for operation in (
+        lambda: store.place([placement(ann.id)]),
+        lambda: store.orders([1]),
+        lambda: store.claimed(ann.id, claim()),
+        lambda: store.claim_due("alpha", AT, 1, lambda _: None),
+    ):
+        with pytest.raises(StoreUnavailable):
+            await operation()
+
+
+# --- SQLite alone --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def file(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    """A store on a SQLite file, whose writer does not wait long for others."""
+    opened = await SqliteStore.open(tmp_path / "gateway.db", patience=20)
+    yield opened
+    await opened.close()
+
+
+async def together(store: SqliteStore, *operations: Awaitable[T]) -> tuple[list[T], int]:
+    """Let operations arrive while the writer is busy; returns their outcomes and the commits."""
+    commits = 0
+
+    def count() -> bool:
+        nonlocal commits
+        commits += 1
+        return False
+
+    gate, busy = threading.Event(), threading.Event()
+
+    def hold(_: apsw.Connection) -> None:
+        busy.set()
+        gate.wait(10)
+
+    store._writer._db.set_commit_hook(count)
+    held = store._writer.do(hold)
+    await asyncio.to_thread(busy.wait, 10)
+    waiting = asyncio.gather(*operations)
+    await asyncio.sleep(0)
+    gate.set()
+    await held
+    return list(await waiting), commits - 1
+
+
+async def test_what_arrives_together_is_committed_together(file: SqliteStore) -> None:
+    """Three hundred orders that wait for one commit become one commit."""
+    ann = await customer(file, credit=300 * MILLION)
+    placed, commits = await together(file, *(file.place([placement(ann.id)]) for _ in range(300)))
+    assert 1 == commits
+    orders = sorted(ids([one for (one,) in placed]))
+    _, commits = await together(
+        file, *(file.advance([Step(one, build.accepted(f"{one}"))]) for one in orders)
+    )
+
+    assert list(range(1, 301)) == orders
+    assert 1 == commits
+    await proven(file)
+
+
+async def test_a_commit_has_a_limit(file: SqliteStore) -> None:
+    """More than 512 operations are spread, lest the first wait for the last."""
+    ann = await customer(file, credit=1)
+    _, commits = await together(file, *(file.place([placement(ann.id)]) for _ in range(1025)))
+
+    assert 3 == commits
+
+
+async def test_a_failure_makes_the_others_commit_on_their_own(file: SqliteStore) -> None:
+    """One of three in a commit fails: the other two are written, each by itself."""
+    ann = await customer(file, credit=3 * MILLION)
+
+    async def conflict() -> list[Placed | ErrorText]:
+        with pytest.raises(TransferConflict):
+            await file.post([ledger.top_up(ann.id, Money(7, "USD"), "opening", AT)])
+        return []
+
+    placed, commits = await together(
+        file, file.place([placement(ann.id)]), conflict(), file.place([placement(ann.id)])
+    )
+
+    assert (2, 2) == (commits, len(ids([one for some in placed for one in some])))
+    assert MILLION == await available(file, ann.id)
+
+
+async def test_transfers_cannot_be_changed_or_deleted(file: SqliteStore, tmp_path: Path) -> None:
+    """Not even with the database's own tools."""
+    await customer(file, credit=5)
+    db = apsw.Connection(str(tmp_path / "gateway.db"))
+    for statement in (
+        "UPDATE transfers SET amount = 6",
+        "DELETE FROM transfers",
+        "UPDATE OR REPLACE transfers SET at = 0",
+    ):
+        with pytest.raises(apsw.ConstraintError, match="post another one"):
+            db.execute(statement)
+    with pytest.raises(apsw.ConstraintError, match="balance >= 0"):
+        db.execute("UPDATE accounts SET balance = -1 WHERE kind = 'available'")
+    db.close()
+
+
+async def test_writing_raises_while_another_process_holds_the_file(
+    file: SqliteStore, tmp_path: Path
+) -> None:
+    """Beyond its patience the store promises nothing; reading goes on, and so does it later."""
+    ann = await customer(file, credit=MILLION)
+    other = apsw.Connection(str(tmp_path / "gateway.db"))
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable, match="locked"):
+        await file.place([placement(ann.id)])
+    assert MILLION == await available(file, ann.id)
+    other.execute("ROLLBACK")
+    other.close()
+
+    assert 1 == (await order(file, placement(ann.id))).id
+
+
+async def test_writing_raises_when_the_disk_is_full(file: SqliteStore) -> None:
+    """Nothing of the order is written, and the next one is welcome when there is room again."""
+    ann = await customer(file, credit=3 * MILLION)
+    db = file._writer._db
+    pages = db.pragma("max_page_count", db.pragma("page_count"))
+    assert pages == db.pragma("page_count")
+    draft = build.draft(ann.id, params={"comments": "x" * 100_000})
+    large = Placement(ann.id, transitions.opened(draft, None, AT), AT, claim())
+    with pytest.raises(StoreUnavailable, match="full"):
+        await file.place([large])
+    db.pragma("max_page_count", 100_000)
+
+    assert await file.claimed(ann.id, claim()) is None
+    assert 3 * MILLION == await available(file, ann.id)
+    await order(file, large)
+    await proven(file)
+
+
+@pytest.mark.parametrize("content", [None, b"no database, but a letter to a friend\n" * 9])
+async def test_a_file_that_is_no_database_is_not_opened(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    """A directory or somebody's letter is refused, and left as it is."""
+    path = tmp_path / "letter"
+    if content:
+        path.write_bytes(content)
+    else:
+        path.mkdir()
+    with pytest.raises(StoreUnavailable):
+        await SqliteStore.open(path)
+
+    assert content is None or content == path.read_bytes()
+
+
+async def test_a_file_of_a_newer_program_is_refused(tmp_path: Path) -> None:
+    """The owner is told what to do, and the file stays as it is."""
+    path = tmp_path / "gateway.db"
+    await (await SqliteStore.open(path)).close()
+    newer = migrations()[-1][0] + 1
+    with apsw.Connection(str(path)) as db:
+        db.pragma("user_version", newer)
+    db.close()
+    with pytest.raises(ConfigError, match="newer version of the gateway"):
+        await SqliteStore.open(path)
+    db = apsw.Connection(str(path))
+
+    assert newer == db.pragma("user_version")
+    db.close()
+
+
+async def test_the_file_is_written_so_that_a_commit_lasts(file: SqliteStore) -> None:
+    """A commit waits for the disk, in a log beside the file."""
+    db = file._writer._db
+
+    assert ("wal", 2, 1) == (
+        db.pragma("journal_mode"),
+        db.pragma("synchronous"),  # FULL
+        db.pragma("foreign_keys"),
+    )
+
+
+async def test_several_processes_may_start_on_a_new_file_at_once(tmp_path: Path) -> None:
+    """Whoever comes first makes the schema; the others find it."""
+    opened = await asyncio.gather(*(SqliteStore.open(tmp_path / "gateway.db") for _ in range(6)))
+    ann = await customer(opened[0], credit=6 * MILLION)
+    orders = [await order(store, placement(ann.id)) for store in opened]
+    for store in opened:
+        await store.close()
+
+    assert list(range(1, 7)) == [one.id for one in orders]
+
+
+async def test_a_start_waits_for_another_that_makes_the_file(tmp_path: Path) -> None:
+    """A new file gets its log from whoever is first, and the second does not give up."""
+    path = tmp_path / "gateway.db"
+    other = apsw.Connection(str(path))
+    other.execute("CREATE TABLE first (x)")
+    other.execute("BEGIN IMMEDIATE")
+    opening = asyncio.create_task(SqliteStore.open(path))
+    await asyncio.wait({opening}, timeout=0.1)
+    other.execute("COMMIT")
+    other.close()
+    store = await opening
+
+    assert [] == await store.customers()
+    await store.close()
+
+
+async def test_a_start_does_not_wait_for_ever(tmp_path: Path) -> None:
+    """A file that stays locked is not available."""
+    path = tmp_path / "gateway.db"
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreUnavailable, match="locked"):
+        await SqliteStore.open(path, patience=20)
+    other.close()
