@@ -85,10 +85,10 @@ class Mistake:
     text: str
 
 
-class Unreadable(Exception):  # noqa: N818 -- names what the text is, as the tree in errors does
+class Unreadable(Exception):
     """The text is no YAML, or none that we take; carries the one mistake that stopped us."""
 
-    def __init__(self, spot: Spot, text: str) -> None:  # noqa: D107 -- said by the class
+    def __init__(self, spot: Spot, text: str) -> None:
         super().__init__(text)
         self.mistake = Mistake(spot, text)
 
