@@ -333,15 +333,17 @@ def test_a_law_does_not_bite_the_innocent(law: Law, path: str, source: str) -> N
 _PATH = re.compile(r"`([\w./-]+(?:\.(?:py|md|yaml|yml|toml|lock)|/))`")
 
 
-def missing_paths(text: str, root: Path) -> list[str]:
-    """Return the files and folders that a text names and nobody finds.
+def missing_paths(document: Path, root: Path) -> list[str]:
+    """Return the files and folders that a document names and nobody finds.
 
-    A bare name may be anywhere in ``gateway/``, since a table names a folder only once.
+    A path begins at the root or beside the document; a bare name may be anywhere in
+    ``gateway/``, since a table names a folder only once.
     """
     return [
         path
-        for path in _PATH.findall(text)
+        for path in _PATH.findall(document.read_text())
         if not (root / path).exists()
+        and not (document.parent / path).exists()
         and not any((root / "gateway").rglob(path.rstrip("/").rpartition("/")[2]))
     ]
 
@@ -349,7 +351,7 @@ def missing_paths(text: str, root: Path) -> list[str]:
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "deploy/README.md"])
 def test_what_the_documents_name_is_there(name: str) -> None:
     """A map with houses that were torn down leads astray."""
-    missing = missing_paths((ROOT / name).read_text(), ROOT)
+    missing = missing_paths(ROOT / name, ROOT)
 
     assert missing == []
 
@@ -358,9 +360,15 @@ def test_a_path_that_is_not_there_is_found(tmp_path: Path) -> None:
     """In each way that a document writes one."""
     (tmp_path / "gateway").mkdir()
     (tmp_path / "gateway" / "there.py").touch()
-    text = "`there.py` `gateway/there.py` `gone.py` `gateway/gone/` `a word` `gone_too.yaml`"
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / "deploy" / "beside.lock").touch()
+    document = tmp_path / "deploy" / "README.md"
+    document.write_text(
+        "`there.py` `gateway/there.py` `beside.lock` `deploy/` `a word` "
+        "`gone.py` `gateway/gone/` `gone_too.yaml`"
+    )
 
-    missing = missing_paths(text, tmp_path)
+    missing = missing_paths(document, tmp_path)
 
     assert ["gone.py", "gateway/gone/", "gone_too.yaml"] == missing
 
