@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.commands import books, customer, order, provider, serve
+from gateway.commands import books, customer, demo, order, provider, sandbox, serve
 from gateway.commands.terminal import FLAGS
 
 app = typer.Typer(
@@ -35,7 +35,9 @@ def flags(
     )
 
 
+app.command()(demo.demo)
 app.command()(serve.serve)
+app.command("sandbox")(sandbox.serve_sandbox)
 app.command()(serve.check)
 app.command()(provider.sync)
 app.add_typer(customer.app, name="customer")

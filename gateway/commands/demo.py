@@ -1,0 +1,243 @@
+"""``gateway demo``: everything at once, on this machine, with play money."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from gateway import ledger, sandbox
+from gateway.app import open_store
+from gateway.commands.terminal import err, out
+from gateway.demo import SCENES, Scene, Stage
+from gateway.demo.stage import StageFailed
+from gateway.model import Order, State
+from gateway.money import Money, text
+
+LONGEST = 45.0
+"""Seconds for all orders to come to their ends."""
+PAUSE = 0.25
+OPENING = Decimal(100)
+COLORS = {"Completed": "green", "Partial": "yellow", "Canceled": "red", "Pending": "dim"}
+
+
+@dataclass
+class Part:
+    """A scene as it is played: what the customer sees, and what the owner's books say."""
+
+    scene: Scene
+    order: int = 0
+    held: Decimal = Decimal(0)
+    now: dict[str, Any] = field(default_factory=dict)
+    refill: str = ""
+    refilled: str = ""
+    canceling: Any = None
+    kept: Order | None = None
+
+    def settled(self) -> bool:
+        """Tell whether the order is where it must end, and its refill too."""
+        refilled = self.scene.then != "refill" or self.refilled == self.scene.refilled
+        return self.now.get("status") == self.scene.ends and refilled
+
+    def profit(self) -> Decimal | None:
+        """Return what the order earned, in the customer's currency; ``None``: not known yet."""
+        if self.kept is None or self.kept.state is not State.PLACED:
+            return None
+        spent = Money(ledger.cost(self.kept), self.kept.cost_currency)
+        earned = Money(ledger.net(self.kept), self.kept.currency)
+        return earned.decimal - spent.decimal * self.kept.exchange
+
+    def wrong(self) -> Iterator[str]:
+        """Say what did not come out as it must."""
+        name = f"order {self.order} ({self.scene.about})"
+        if not self.order:
+            yield f"{self.scene.about} was not taken: {self.now}"
+            return
+        if not self.settled():
+            then = f", refill {self.refilled or 'none'}" if self.scene.then == "refill" else ""
+            yield f"{name} is {self.now.get('status')} instead of {self.scene.ends}{then}"
+        if self.scene.then == "cancel" and self.canceling != 1:
+            yield f"{name}: its cancel was answered {self.canceling}"
+        # A share is rounded up to a millionth.
+        over = Decimal(self.now.get("charge", 0)) - self.held * self.scene.share / 1000
+        if not 0 <= over < Decimal("0.000001"):
+            yield f"{name} is charged {self.now.get('charge')}; {self.held} was held"
+
+
+def demo(
+    once: Annotated[
+        bool, typer.Option("--once", help="Stop at the end: exit 0 if all came out right.")
+    ] = False,  # noqa: FBT002
+) -> None:
+    """Start panels, a gateway and a customer; buy, follow, audit; then serve until Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with Stage() as stage:
+            with err.status("starting five practice panels and a gateway"):
+                stage.start()
+            wrong = _play(stage)
+            if once:
+                raise typer.Exit(1 if wrong else 0)
+            _serve(stage, wrong)
+    except StageFailed as failed:
+        err.print(str(failed), style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        out.print("\nstopped; nothing is left behind")
+
+
+def _play(stage: Stage) -> list[str]:
+    """Buy, follow and prove; returns what did not come out right."""
+    parts = [Part(scene) for scene in SCENES]
+    until = time.monotonic() + LONGEST
+    with _shown() as show:
+        for part in parts:
+            _buy(stage, part)
+            show(parts)
+        while time.monotonic() < until and not all(one.settled() for one in parts):
+            time.sleep(PAUSE)
+            _look(stage, parts)
+            show(parts)
+            if ended := stage.ended():
+                raise StageFailed(f"the {ended} stopped:\n{stage.log(ended)}")
+    if not out.is_terminal:
+        out.print(_table(parts))
+    return _prove(stage, parts)
+
+
+def _buy(stage: Stage, part: Part) -> None:
+    before = Decimal(stage.ask("balance")["balance"])
+    answer = stage.ask("add", service=str(part.scene.service), **part.scene.params)
+    part.held = before - Decimal(stage.ask("balance")["balance"])
+    part.now = answer
+    part.order = int(answer.get("order", 0))
+    if part.order:
+        part.now = stage.ask("status", order=str(part.order))
+        if part.scene.then == "cancel":
+            part.canceling = stage.ask("cancel", orders=str(part.order))[0]["cancel"]
+
+
+def _look(stage: Stage, parts: list[Part]) -> None:
+    ids = ",".join(str(part.order) for part in parts if part.order)
+    statuses = stage.ask("status", orders=ids)
+    for part in parts:
+        part.now = statuses.get(str(part.order), part.now)
+        if part.scene.then == "refill" and part.now.get("status") == "Completed":
+            if not part.refill:
+                part.refill = str(stage.ask("refill", order=str(part.order)).get("refill", ""))
+            if part.refill:
+                part.refilled = stage.ask("refill_status", refill=part.refill)["status"]
+    kept = asyncio.run(_kept(stage, [part.order for part in parts]))
+    for part in parts:
+        part.kept = kept.get(part.order)
+
+
+async def _kept(stage: Stage, ids: list[int]) -> dict[int, Order]:
+    """Read the orders from the gateway's own file, as its other commands do."""
+    store = await open_store(stage.settings)
+    try:
+        return await store.orders(ids)
+    finally:
+        await store.close()
+
+
+def _prove(stage: Stage, parts: list[Part]) -> list[str]:
+    """Audit the books, and compare them with the customer's purse and the panels' counters."""
+    wrong = [words for part in parts for words in part.wrong()]
+    audit = stage.owner("audit")
+    wrong += audit["problems"]
+    balance = Decimal(stage.ask("balance")["balance"])
+    charged = sum((Decimal(part.now.get("charge", 0)) for part in parts), Decimal(0))
+    if OPENING - charged != balance:
+        wrong.append(f"the customer has {balance}; {OPENING} less his charges is {OPENING - charged}")
+    ours = sum(1 for part in parts if part.order)
+    theirs = sum(len(stage.behind(panel, "orders")) for panel in sandbox.PANELS)
+    if ours != theirs:
+        wrong.append(f"the panels took {theirs} orders; the customer placed {ours}")
+    unknown = stage.owner("order", "list", "--status", "unknown")
+    expected = sum(1 for part in parts if part.scene.ends == "Pending")
+    if len(unknown) != expected:
+        wrong.append(f"{len(unknown)} orders have an unknown outcome instead of {expected}")
+    profit = sum((part.profit() or Decimal(0) for part in parts), Decimal(0))
+    out.print(
+        f"{ours} orders, each at its panel exactly once; charged {charged:f} USD, "
+        f"{balance:f} left of {OPENING}; profit {profit.normalize():f} USD"
+    )
+    out.print(
+        f"one answer was lost on purpose: order {unknown[0]['id'] if unknown else '?'} is kept as "
+        "unknown, its money held, and it is never sent again"
+    )
+    verdict = "add up" if audit["ok"] else "do NOT add up"
+    out.print(
+        f"the books {verdict}: {audit['transfers']} transfers, {audit['accounts']} accounts"
+    )
+    for words in wrong:
+        out.print(f"wrong: {words}", style="red", markup=False, soft_wrap=True)
+    return wrong
+
+
+def _serve(stage: Stage, wrong: list[str]) -> None:
+    """Say how to go on, and stay until Ctrl-C."""
+    address = f"http://127.0.0.1:{stage.port}/api/v2"
+    data = f"key={stage.key}&action=add&service=401&link=https://instagram.com/me&quantity=100"
+    lines = [
+        "",
+        f"[bold]serving[/] at {address}; try it from another terminal (Ctrl-C ends it all):",
+        "",
+        f"  curl -d '{data}' {address}",
+        f"  curl -d 'key={stage.key}&action=services' {address}",
+        "",
+    ]
+    for line in lines:
+        out.print(line, soft_wrap=True)
+    if wrong:
+        out.print("not everything came out right: see above", style="red")
+    while (ended := stage.ended()) is None:
+        time.sleep(PAUSE)
+    raise StageFailed(f"the {ended} stopped:\n{stage.log(ended)}")
+
+
+@contextlib.contextmanager
+def _shown() -> Iterator[Callable[[list[Part]], None]]:
+    """Show the table as it changes, on a terminal; elsewhere nothing until the end."""
+    if not out.is_terminal:
+        yield lambda _: None
+        return
+    with Live(console=out, refresh_per_second=8, vertical_overflow="visible") as live:
+        yield lambda parts: live.update(_table(parts))
+
+
+def _table(parts: list[Part]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("order", "service", "provider", "what"):
+        table.add_column(name, no_wrap=True)
+    for name in ("remains", "charge", "cost", "profit"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    for part in parts:
+        if not part.now:
+            continue
+        kept, status = part.kept, str(part.now.get("status", part.now.get("error", "")))
+        cost = f"{text(ledger.cost(kept))} {kept.cost_currency}" if kept else ""
+        profit = part.profit()
+        refill = f" · refill {part.refilled}" if part.refilled else ""
+        table.add_row(
+            str(part.order or ""),
+            str(part.scene.service),
+            kept.provider if kept else "",
+            part.scene.about,
+            str(part.now.get("remains", "")),
+            str(part.now.get("charge", "")),
+            cost if profit is not None else "not known",
+            f"{profit.normalize():f}" if profit is not None else "",
+            Text(status + refill, COLORS.get(status, "")),
+        )
+    return table

@@ -1,0 +1,6 @@
+"""The demonstration: real processes, real sockets, orders of every kind, and the books."""
+
+from gateway.demo.scenes import SCENES, Scene
+from gateway.demo.stage import Stage
+
+__all__ = ["SCENES", "Scene", "Stage"]
