@@ -15,17 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway import ledger, sandbox
-from gateway.app import open_store
 from gateway.commands.terminal import err, out
 from gateway.demo import SCENES, Scene, Stage
-from gateway.demo.stage import StageFailed
+from gateway.demo.stage import OPENING, StageFailed
 from gateway.model import Order, State
 from gateway.money import Money, text
 
 LONGEST = 45.0
 """Seconds for all orders to come to their ends."""
 PAUSE = 0.25
-OPENING = Decimal(100)
 COLORS = {"Completed": "green", "Partial": "yellow", "Canceled": "red", "Pending": "dim"}
 
 
@@ -106,10 +104,8 @@ def _play(stage: Stage) -> list[str]:
             time.sleep(PAUSE)
             _look(stage, parts)
             show(parts)
-            if ended := stage.ended():
-                raise StageFailed(f"the {ended} stopped:\n{stage.log(ended)}")
-    if not out.is_terminal:
-        out.print(_table(parts))
+            stage.check()
+    out.print(_table(parts))
     return _prove(stage, parts)
 
 
@@ -141,44 +137,45 @@ def _look(stage: Stage, parts: list[Part]) -> None:
 
 
 async def _kept(stage: Stage, ids: list[int]) -> dict[int, Order]:
-    """Read the orders from the gateway's own file, as its other commands do."""
-    store = await open_store(stage.settings)
-    try:
+    async with stage.store() as store:
         return await store.orders(ids)
-    finally:
-        await store.close()
+
+
+async def _audited(stage: Stage) -> ledger.Audit:
+    async with stage.store() as store:
+        return await store.inspect(ledger.audit)
 
 
 def _prove(stage: Stage, parts: list[Part]) -> list[str]:
     """Audit the books, and compare them with the customer's purse and the panels' counters."""
     wrong = [words for part in parts for words in part.wrong()]
-    audit = stage.owner("audit")
-    wrong += audit["problems"]
-    balance = Decimal(stage.ask("balance")["balance"])
+    audit = asyncio.run(_audited(stage))
+    wrong += audit.problems
+    opening, balance = Decimal(OPENING), Decimal(stage.ask("balance")["balance"])
     charged = sum((Decimal(part.now.get("charge", 0)) for part in parts), Decimal(0))
-    if OPENING - charged != balance:
-        wrong.append(f"the customer has {balance}; {OPENING} less his charges is {OPENING - charged}")
+    if opening - charged != balance:
+        wrong.append(f"the customer has {balance} instead of {opening - charged}")
     ours = sum(1 for part in parts if part.order)
     theirs = sum(len(stage.behind(panel, "orders")) for panel in sandbox.PANELS)
     if ours != theirs:
         wrong.append(f"the panels took {theirs} orders; the customer placed {ours}")
-    unknown = stage.owner("order", "list", "--status", "unknown")
-    expected = sum(1 for part in parts if part.scene.ends == "Pending")
-    if len(unknown) != expected:
-        wrong.append(f"{len(unknown)} orders have an unknown outcome instead of {expected}")
+    unknown = [part for part in parts if part.kept and part.kept.state is State.UNKNOWN]
+    if [part.scene.ends for part in unknown] != ["Pending"]:
+        wrong.append(f"{len(unknown)} orders have an unknown outcome instead of one")
     profit = sum((part.profit() or Decimal(0) for part in parts), Decimal(0))
-    out.print(
-        f"{ours} orders, each at its panel exactly once; charged {charged:f} USD, "
-        f"{balance:f} left of {OPENING}; profit {profit.normalize():f} USD"
-    )
-    out.print(
-        f"one answer was lost on purpose: order {unknown[0]['id'] if unknown else '?'} is kept as "
-        "unknown, its money held, and it is never sent again"
-    )
-    verdict = "add up" if audit["ok"] else "do NOT add up"
-    out.print(
-        f"the books {verdict}: {audit['transfers']} transfers, {audit['accounts']} accounts"
-    )
+    said = [
+        f"{ours} orders, and the panels have taken {theirs}; charged {charged:f} USD, {balance:f} "
+        f"left of {OPENING}; profit {profit.normalize():f} USD",
+        *(
+            f"order {part.order}: the provider's answer was lost on purpose; it is kept as "
+            "unknown, its money held, and it is never sent again"
+            for part in unknown
+        ),
+        f"the books {'add up' if audit.ok else 'do NOT add up'}: {audit.transfers} transfers, "
+        f"{audit.accounts} accounts",
+    ]
+    for words in said:
+        out.print(words, soft_wrap=True)
     for words in wrong:
         out.print(f"wrong: {words}", style="red", markup=False, soft_wrap=True)
     return wrong
@@ -187,22 +184,15 @@ def _prove(stage: Stage, parts: list[Part]) -> list[str]:
 def _serve(stage: Stage, wrong: list[str]) -> None:
     """Say how to go on, and stay until Ctrl-C."""
     address = f"http://127.0.0.1:{stage.port}/api/v2"
-    data = f"key={stage.key}&action=add&service=401&link=https://instagram.com/me&quantity=100"
-    lines = [
-        "",
-        f"[bold]serving[/] at {address}; try it from another terminal (Ctrl-C ends it all):",
-        "",
-        f"  curl -d '{data}' {address}",
-        f"  curl -d 'key={stage.key}&action=services' {address}",
-        "",
-    ]
-    for line in lines:
-        out.print(line, soft_wrap=True)
+    order = "service=401&link=https://instagram.com/me&quantity=100"
+    out.print(f"\nserving at {address} until Ctrl-C; from another terminal:\n", soft_wrap=True)
+    for call in (f"action=add&{order}", "action=services", "action=balance"):
+        out.print(f"  curl -d 'key={stage.key}&{call}' {address}", soft_wrap=True)
     if wrong:
-        out.print("not everything came out right: see above", style="red")
-    while (ended := stage.ended()) is None:
+        out.print("\nnot everything came out right: see above", style="red")
+    while True:
+        stage.check()
         time.sleep(PAUSE)
-    raise StageFailed(f"the {ended} stopped:\n{stage.log(ended)}")
 
 
 @contextlib.contextmanager
@@ -211,33 +201,41 @@ def _shown() -> Iterator[Callable[[list[Part]], None]]:
     if not out.is_terminal:
         yield lambda _: None
         return
-    with Live(console=out, refresh_per_second=8, vertical_overflow="visible") as live:
-        yield lambda parts: live.update(_table(parts))
+    room = max(out.height - 4, 5)
+    with Live(console=out, refresh_per_second=8, transient=True) as live:
+
+        def show(parts: list[Part]) -> None:
+            # What fits on the screen, the orders that still move first.
+            moving = sorted((part for part in parts if part.now), key=Part.settled)
+            live.update(_table(sorted(moving[:room], key=lambda part: part.order)))
+
+        yield show
 
 
 def _table(parts: list[Part]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("order", "service", "provider", "what"):
-        table.add_column(name, no_wrap=True)
-    for name in ("remains", "charge", "cost", "profit"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
+    # On a narrow terminal the words give way, and the money stays whole.
+    for name, width in (("#", 2), ("id", 3), ("provider", 8), ("what", 8)):
+        table.add_column(name, no_wrap=True, min_width=width)
+    for name, width in (("left", 4), ("charge", 8), ("cost", 10), ("profit", 9)):
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
+    table.add_column("status", no_wrap=True, min_width=11)
     for part in parts:
         if not part.now:
             continue
         kept, status = part.kept, str(part.now.get("status", part.now.get("error", "")))
         cost = f"{text(ledger.cost(kept))} {kept.cost_currency}" if kept else ""
         profit = part.profit()
-        refill = f" · refill {part.refilled}" if part.refilled else ""
+        refill = f", refill: {part.refilled}" if part.refilled else ""
         table.add_row(
             str(part.order or ""),
             str(part.scene.service),
             kept.provider if kept else "",
-            part.scene.about,
+            part.scene.about + refill,
             str(part.now.get("remains", "")),
             str(part.now.get("charge", "")),
             cost if profit is not None else "not known",
             f"{profit.normalize():f}" if profit is not None else "",
-            Text(status + refill, COLORS.get(status, "")),
+            Text(status, COLORS.get(status, "")),
         )
     return table

@@ -1,5 +1,11 @@
-"""The processes of the demonstration, and how they are asked: as a customer and an owner would."""
+"""What the demonstration runs on, and how it is asked: as a customer and an owner would.
 
+The gateway is a process of its own, as it would be served; the panels share this one, to spare
+the second that another interpreter takes to start.
+"""
+
+import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -8,21 +14,29 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from http.client import HTTPConnection, HTTPException
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from gateway import sandbox
+from gateway import auth, ledger, sandbox
+from gateway.app import open_store
+from gateway.model import Customer
+from gateway.money import Money
 from gateway.settings import Settings
+from gateway.store import Store
 
 PATIENCE = 30.0
-"""Seconds for a process to get ready."""
-SPEED = 300.0
-"""How much faster than real the practice panels live: an order takes two seconds."""
+"""Seconds for the gateway to get ready."""
+SPEED = 400.0
+"""How much faster than real the practice panels live: an order takes a second and a half."""
+OPENING = "100"
+"""What the customer begins with."""
 LAST_LINES = 20
 
 
@@ -31,15 +45,16 @@ class StageFailed(Exception):  # noqa: N818  # what happened, for the person who
 
 
 class Stage:
-    """Five panels and a gateway, each a process of its own, in a folder that goes away."""
+    """Five panels, a gateway and a customer with money, in a folder that goes away."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="gateway-demo-"))
         self.port = _free_port()
-        self.sandbox_port = _free_port()
+        self._panels = socket.create_server(("127.0.0.1", 0))
+        self._sandbox_port = int(self._panels.getsockname()[1])
         self.key = ""
         self.settings = Settings(database_url=f"sqlite:///{self.folder / 'gateway.db'}")
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._gateway: subprocess.Popen[bytes] | None = None
         config = resources.files("gateway.demo").joinpath("providers.yaml").read_text()
         (self.folder / "providers.yaml").write_text(config)
         # Whatever the owner has set for his own gateway must not reach this one.
@@ -47,7 +62,7 @@ class Stage:
             name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")
         }
         self._environment |= {
-            "SANDBOX": f"http://127.0.0.1:{self.sandbox_port}",
+            "SANDBOX": f"http://127.0.0.1:{self._sandbox_port}",
             **{f"{_upper(name)}_KEY": sandbox.key(name) for name in sandbox.PANELS},
             "GATEWAY_CONFIG": str(self.folder / "providers.yaml"),
             "GATEWAY_DATABASE_URL": self.settings.database_url,
@@ -58,25 +73,52 @@ class Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in reversed(self._processes.values()):
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in self._processes.values():
+        if self._gateway is not None:
+            self._gateway.send_signal(signal.SIGTERM)
             try:
-                process.wait(10)
+                self._gateway.wait(10)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                self._gateway.kill()
+                self._gateway.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self) -> None:
-        """Start the panels, the gateway and a customer with 100 dollars."""
-        self._start("sandbox", "sandbox", "--port", str(self.sandbox_port), "--speed", str(SPEED))
-        self._wait("sandbox", self.sandbox_port, "/")
-        self._start("gateway", "serve", "--port", str(self.port))
-        # The customer is added while the gateway starts; the two share the file.
-        self.key = self.owner("customer", "add", "demo", "--credit", "100")["key"]
-        self._wait("gateway", self.port, "/readyz", whole=True)
+        """Start the panels and the gateway, and add a customer with money while they start."""
+        threading.Thread(
+            target=sandbox.serve, args=(self._panels,), kwargs={"speed": SPEED}, daemon=True
+        ).start()
+        with (self.folder / "gateway.log").open("wb") as log:
+            self._gateway = subprocess.Popen(  # noqa: S603  # our own program
+                [sys.executable, "-m", "gateway", "serve", "--port", str(self.port)],
+                env=self._environment,
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us; we end it in order
+            )
+        self.key = asyncio.run(self._customer())
+        self._wait()
+
+    async def _customer(self) -> str:
+        async with self.store() as store:
+            key = auth.new_key()
+            draft = Customer(id=0, name="demo", created_at=_now())
+            customer = await store.add_customer(draft, auth.digest(await store.pepper(), key))
+            if customer is None:
+                raise StageFailed("the demonstration's customer is there already")
+            await store.post(
+                [ledger.top_up(customer.id, Money.of(OPENING, "USD"), "opening", _now())]
+            )
+        return key
+
+    @asynccontextmanager
+    async def store(self) -> AsyncIterator[Store]:
+        """Open the gateway's own file, as its other commands do."""
+        store = await open_store(self.settings)
+        try:
+            yield store
+        finally:
+            await store.close()
 
     def ask(self, action: str, **params: str) -> Any:  # noqa: ANN401  # JSON
         """Ask the endpoint as the customer; returns the JSON."""
@@ -86,55 +128,28 @@ class Stage:
 
     def behind(self, panel: str, what: str) -> Any:  # noqa: ANN401  # JSON
         """Look behind a panel's counter."""
-        return _http(self.sandbox_port, "GET", f"/{panel}/sandbox/{what}")
+        return _http(self._sandbox_port, "GET", f"/{panel}/sandbox/{what}")
 
-    def owner(self, *words: str) -> Any:  # noqa: ANN401  # JSON
-        """Run a command as the owner; returns its JSON."""
-        run = subprocess.run(  # noqa: S603  # our own program
-            [sys.executable, "-m", "gateway", *words, "--json"],
-            env=self._environment,
-            cwd=self.folder,
-            capture_output=True,
-            check=False,
-        )
-        if not run.stdout:
-            raise StageFailed(run.stderr.decode())
-        return json.loads(run.stdout)
+    def check(self) -> None:
+        """Raise ``StageFailed``, with its last words, when the gateway has stopped."""
+        if self._gateway is None or self._gateway.poll() is not None:
+            raise StageFailed(f"the gateway stopped:\n{self._log()}")
 
-    def log(self, name: str = "gateway") -> str:
-        """Return the last lines that a process has written."""
-        text = (self.folder / f"{name}.log").read_text(errors="replace")
+    def _log(self) -> str:
+        text = (self.folder / "gateway.log").read_text(errors="replace")
         return "\n".join(text.splitlines()[-LAST_LINES:])
 
-    def ended(self) -> str | None:
-        """Return the name of a process that has ended, if one has."""
-        return next((one for one, run in self._processes.items() if run.poll() is not None), None)
-
-    def _start(self, name: str, *words: str) -> None:
-        with (self.folder / f"{name}.log").open("wb") as log:
-            self._processes[name] = subprocess.Popen(  # noqa: S603  # our own program
-                [sys.executable, "-m", "gateway", *words],
-                env=self._environment,
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for us; we end them in order
-            )
-
-    def _wait(self, name: str, port: int, path: str, *, whole: bool = False) -> None:
+    def _wait(self) -> None:
+        """Wait until the gateway is ready, with every service for sale."""
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
-            if self._processes[name].poll() is not None:
-                break
-            try:
-                answer = _http(port, "GET", path)
-            except (OSError, HTTPException, ValueError):
-                time.sleep(0.05)
-                continue
-            if not whole or (answer.get("ready") and not answer.get("problems")):
-                return
+            self.check()
+            with contextlib.suppress(OSError, HTTPException, ValueError):
+                answer = _http(self.port, "GET", "/readyz")
+                if answer.get("ready") and not answer.get("problems"):
+                    return
             time.sleep(0.05)
-        raise StageFailed(f"the {name} did not get ready:\n{self.log(name)}")
+        raise StageFailed(f"the gateway did not get ready:\n{self._log()}")
 
 
 def _http(
@@ -156,3 +171,7 @@ def _free_port() -> int:
 
 def _upper(name: str) -> str:
     return name.upper().replace("-", "_").replace(".", "_")
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
