@@ -85,11 +85,13 @@ def movements(before: Order | None, after: Order, at: int) -> tuple[Transfer, ..
     hold = held(after) - (held(before) if before else 0)
     bought = cost(after) - (cost(before) if before else 0)
     capture = min(max(due, 0), max(-hold, 0))
-    due -= capture
-    hold += capture
+    restore = min(max(-due, 0), max(hold, 0))
+    due += restore - capture
+    hold += capture - restore
     moves = (
         (Code.HOLD, hold),
         (Code.CAPTURE, capture),
+        (Code.RESTORE, restore),
         (Code.RELEASE, -hold),
         (Code.CHARGE, due),
         (Code.REFUND, -due),
@@ -122,9 +124,7 @@ def withdrawal(customer: int, amount: money.Money, reference: str, at: int) -> T
     return _by_hand(Code.WITHDRAW, customer, amount, reference, at)
 
 
-def _by_hand(
-    code: Code, customer: int, amount: money.Money, reference: str, at: int
-) -> Transfer:
+def _by_hand(code: Code, customer: int, amount: money.Money, reference: str, at: int) -> Transfer:
     return Transfer(
         key=f"{code}/{customer}/{reference}",
         code=code,
@@ -199,8 +199,14 @@ def _audit_accounts(books: "Snapshot", problems: list[str]) -> int:
 
 
 _SIGNS = {
-    "held": {Code.HOLD: 1, Code.CAPTURE: -1, Code.RELEASE: -1},
-    "charged": {Code.CAPTURE: 1, Code.CHARGE: 1, Code.OWE: 1, Code.REFUND: -1},
+    "held": {Code.HOLD: 1, Code.RESTORE: 1, Code.CAPTURE: -1, Code.RELEASE: -1},
+    "charged": {
+        Code.CAPTURE: 1,
+        Code.CHARGE: 1,
+        Code.OWE: 1,
+        Code.RESTORE: -1,
+        Code.REFUND: -1,
+    },
     "cost": {Code.COST: 1, Code.REBATE: -1},
 }
 _EXPECTED = {"held": held, "charged": net, "cost": cost}
@@ -216,4 +222,3 @@ def _audit_orders(books: "Snapshot") -> Iterator[str]:
                     f"order {order.id}: {what} {money.text(booked)} in the books, "
                     f"{money.text(right)} by its state ({order.state}, {order.status})"
                 )
-

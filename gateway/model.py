@@ -56,14 +56,14 @@ class RefillStatus(StrEnum):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One request to a provider, before any dialect.
+    r"""One request to a provider, before any dialect.
 
     Attributes:
         action: which of the seven.
         ids: the provider's own order ids (refill ids for ``refill_status``); one or many.
         service: for ``add``, the provider's own service id.
         params: for ``add``, the order's parameters under API v2's names; lists are joined by
-            ``\\n``.
+            ``\n``.
         size: for ``add``, how many units the order counts.
 
     """
@@ -275,6 +275,7 @@ class Code(StrEnum):
     HOLD = "hold"
     RELEASE = "release"
     CAPTURE = "capture"
+    RESTORE = "restore"
     REFUND = "refund"
     CHARGE = "charge"
     OWE = "owe"
@@ -301,6 +302,7 @@ MOVES: Mapping[Code, tuple[Kind, Kind]] = {
     Code.HOLD: (Kind.AVAILABLE, Kind.HELD),
     Code.RELEASE: (Kind.HELD, Kind.AVAILABLE),
     Code.CAPTURE: (Kind.HELD, Kind.SALES),
+    Code.RESTORE: (Kind.SALES, Kind.HELD),  # fewer posts of a subscription than was said before
     Code.REFUND: (Kind.SALES, Kind.AVAILABLE),
     Code.CHARGE: (Kind.AVAILABLE, Kind.SALES),  # charged again after a refund …
     Code.OWE: (Kind.OWED, Kind.SALES),  # … and what the balance no longer covers of it
