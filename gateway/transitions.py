@@ -288,10 +288,11 @@ def _news(order: Order, report: Report, status: Status, at: int) -> dict[str, ob
         "orders": report.orders or None,
         "expiry": report.expiry or None,
     }
-    if report.charge is not None and report.currency in ("", order.cost_currency):
-        said["billed"] = report.charge
-        if report.charge and status not in (Status.PARTIAL, Status.CANCELED):
-            said["cost"] = report.charge  # the whole, which a later share is taken of
+    charge = report.charge if report.currency in ("", order.cost_currency) else None
+    if charge is not None and charge >= 0:
+        said["billed"] = charge
+        if charge and status not in (Status.PARTIAL, Status.CANCELED):
+            said["cost"] = charge  # the whole, which a later share is taken of
     if status in SETTLED and order.settled_at is None:
         said["settled_at"] = at
     return {
