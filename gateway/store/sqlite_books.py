@@ -113,6 +113,15 @@ _INSERT_TRANSFER = (
 )
 
 
+_MISPLACED = f"""
+    SELECT transfers.key, orders.id FROM transfers JOIN orders ON orders.id = transfers."order"
+    WHERE CASE WHEN code IN ('{Code.COST}', '{Code.REBATE}')
+        THEN (transfers.owner, transfers.currency) <> (orders.provider, orders.cost_currency)
+        ELSE (transfers.owner, transfers.currency) <> (CAST(customer AS TEXT), orders.currency)
+    END
+"""
+
+
 class SqliteSnapshot:
     """The books as they stood when the transaction of this connection began."""
 
@@ -160,6 +169,10 @@ class SqliteSnapshot:
                 'SELECT key, "order" FROM transfers WHERE "order" IS NOT NULL '
                 'AND "order" NOT IN (SELECT id FROM orders)'
             )
+        ]
+        found += [
+            f"transfer {key} is of another owner or currency than order {order}"
+            for key, order in self._db.execute(_MISPLACED)
         ]
         found += [
             f"the database: {text}"
