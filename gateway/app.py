@@ -1,9 +1,9 @@
 """The composition root: opens everything, wires it, and returns the application."""
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-import time
 
 import structlog
 from starlette.applications import Starlette
@@ -87,9 +87,7 @@ async def open_gateway(
     cache = open_cache(settings.redis_url)
     upstream = upstream or Upstream()
     try:
-        gateway = Gateway(
-            config, store, cache, upstream, Auth(store, await store.pepper()), now
-        )
+        gateway = Gateway(config, store, cache, upstream, Auth(store, await store.pepper()), now)
         await gateway.shop.refresh()
         yield gateway
     finally:
@@ -101,9 +99,7 @@ async def open_gateway(
 class Application:
     """The ASGI application, with its life: opened at start-up, drained at shutdown."""
 
-    def __init__(
-        self, config: Config, settings: Settings, *, background: bool = True
-    ) -> None:
+    def __init__(self, config: Config, settings: Settings, *, background: bool = True) -> None:
         self._config = config
         self._settings = settings
         self._background = background

@@ -87,9 +87,7 @@ class Background:
         return lambda: piece(provider)
 
     @staticmethod
-    async def _again(
-        name: str, piece: Callable[[], Awaitable[object]], seconds: float
-    ) -> None:
+    async def _again(name: str, piece: Callable[[], Awaitable[object]], seconds: float) -> None:
         while True:
             try:
                 await piece()
@@ -145,4 +143,3 @@ class Background:
 
     async def _claims(self) -> None:
         await self._store.drop_claims(int(time.time() * 1000) - KEPT_CLAIMS)
-

@@ -100,9 +100,7 @@ class Service(msgspec.Struct, frozen=True):
             loss = pricing.costs_more(cost, route.exchange, charge)
             if fits and (self.allow_loss or not loss):
                 found.append(
-                    Choice(
-                        route.provider, route.offer, cost, route.currency, f"{route.exchange:f}"
-                    )
+                    Choice(route.provider, route.offer, cost, route.currency, f"{route.exchange:f}")
                 )
         return found
 
@@ -219,12 +217,8 @@ def _service(
         description=declared.description or offer.description,
         min=declared.min or offer.min,
         max=declared.max or offer.max,
-        refill=flag(
-            declared.refill, offer.refill, possible=actions(first.provider, Action.REFILL)
-        ),
-        cancel=flag(
-            declared.cancel, offer.cancel, possible=actions(first.provider, Action.CANCEL)
-        ),
+        refill=flag(declared.refill, offer.refill, possible=actions(first.provider, Action.REFILL)),
+        cancel=flag(declared.cancel, offer.cancel, possible=actions(first.provider, Action.CANCEL)),
         dripfeed=flag(declared.dripfeed, offer.dripfeed, possible="runs" in kind.optional),
         routes=tuple(same),
         markups=_markups(declared, config, first.provider),
@@ -338,9 +332,7 @@ class Shop:
             await self._store.sight([Sighting(provider, trouble=str(failure)[:200])])
             raise
         await self._store.save_offers(provider, offers, now)
-        await self._store.sight(
-            [Sighting(provider, synced_at=now, offers=len(offers), trouble="")]
-        )
+        await self._store.sight([Sighting(provider, synced_at=now, offers=len(offers), trouble="")])
         await self.refresh()
         return len(offers), odd
 

@@ -62,9 +62,7 @@ def error(text: str, status: int = 200) -> Answer:
 
 
 TOO_LARGE = error(ErrorText.INCORRECT_REQUEST, 413)
-GONE = Answer(
-    _encode({"error": ErrorText.UNAVAILABLE}), 503, ((b"retry-after", b"5"),)
-)
+GONE = Answer(_encode({"error": ErrorText.UNAVAILABLE}), 503, ((b"retry-after", b"5"),))
 
 
 class Endpoint:
@@ -175,9 +173,7 @@ class Endpoint:
         if not many:
             row = found.get(_number(ids[0]))
             return Answer(row) if row is not None else error(ErrorText.INCORRECT_ORDER)
-        rows = [
-            _encode(one) + b":" + found.get(_number(one), _INCORRECT_ORDER) for one in ids
-        ]
+        rows = [_encode(one) + b":" + found.get(_number(one), _INCORRECT_ORDER) for one in ids]
         return Answer(b"{" + b",".join(rows) + b"}")
 
     async def _refill(self, asked: Asked) -> Answer:
@@ -208,9 +204,7 @@ class Endpoint:
                 [
                     {
                         "refill": _shown(one),
-                        "status": found.get(
-                            _number(one), {"error": ErrorText.REFILL_NOT_FOUND}
-                        ),
+                        "status": found.get(_number(one), {"error": ErrorText.REFILL_NOT_FOUND}),
                     }
                     for one in ids
                 ]

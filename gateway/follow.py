@@ -14,7 +14,7 @@ import structlog
 from gateway import ledger, metrics, money, transitions
 from gateway.cache import Cache
 from gateway.catalog import Shop
-from gateway.errors import CallFailed, ErrorText, Fault, Unreachable
+from gateway.errors import ErrorText, Fault, Unreachable
 from gateway.model import (
     Action,
     Cancel,
@@ -152,9 +152,7 @@ class Follow:
             metrics.unknown_words.labels(order.provider).inc()
             if (order.provider, report.word) not in self._unknown_words:
                 self._unknown_words.add((order.provider, report.word))
-                log.warning(
-                    "unknown status word", provider=order.provider, word=report.word[:60]
-                )
+                log.warning("unknown status word", provider=order.provider, word=report.word[:60])
         if report.currency not in ("", order.cost_currency):
             log.error(
                 "a provider charges in another currency than declared",
@@ -193,9 +191,7 @@ class Follow:
         refills = {one.order: one for one in written}
         answers |= {order: refill.id for order, refill in refills.items()}
         answers |= await self._soon(
-            self._each_provider(
-                wanted, lambda name, mine: self._ask_refills(name, mine, refills)
-            )
+            self._each_provider(wanted, lambda name, mine: self._ask_refills(name, mine, refills))
         )
         return {order_id: answers[order_id] for order_id in ids}
 
@@ -288,10 +284,7 @@ class Follow:
         """Write the wish down, then tell the providers; what they don't hear is asked again."""
         now = self._now()
         marked = await self.advance(
-            [
-                Step(order.id, transitions.cancel_wanted(now))
-                for order in orders
-            ]
+            [Step(order.id, transitions.cancel_wanted(now)) for order in orders]
         )
         open_ = [
             order
@@ -313,7 +306,9 @@ class Follow:
     ) -> dict[int, ErrorText | None]:
         if not self._router.has(provider, Action.CANCEL):
             words = f"{provider} has no cancel"
-            steps = [Step(one.id, transitions.cancel_answered(words, self._now())) for one in orders]
+            steps = [
+                Step(one.id, transitions.cancel_answered(words, self._now())) for one in orders
+            ]
             await self.advance(steps)
             return dict.fromkeys((one.id for one in orders), ErrorText.NO_CANCEL)
         found = await self._router.cancel(provider, [order.upstream_id for order in orders])

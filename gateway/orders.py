@@ -154,9 +154,7 @@ class Orders:
         if key:
             return Claim(f"key/{key}", fingerprint, 0)
         since = self._now() - int(self._promises.duplicate_window * 1000)
-        return Claim(
-            f"same/{fingerprint.hex()}", fingerprint, since, reject=duplicates == "reject"
-        )
+        return Claim(f"same/{fingerprint.hex()}", fingerprint, since, reject=duplicates == "reject")
 
     async def _landed(self, flight: Flight, deadline: float) -> Order:
         """Wait for a flight's end until the deadline; after it the order goes on without us."""
@@ -288,13 +286,9 @@ class Orders:
         for order in await self._store.undecided(State.SENDING, limit):
             line = self._router.lines.get(order.provider)
             longest = int(2000 * line.timeout) if line else 0
-            if order.id not in self._flights and (
-                self._now() - order.attempt_at > longest + GRACE
-            ):
+            if order.id not in self._flights and (self._now() - order.attempt_at > longest + GRACE):
                 words = "the gateway stopped while the order was being sent"
-                steps.append(
-                    Step(order.id, transitions.unknown(words, order.attempt, self._now()))
-                )
+                steps.append(Step(order.id, transitions.unknown(words, order.attempt, self._now())))
         if steps:
             await self._store.advance(steps)
             log.warning("orders were left over by a stop", orders=[one.order for one in steps])

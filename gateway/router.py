@@ -18,7 +18,7 @@ from gateway.adapters import ADAPTERS
 from gateway.adapters.api_v2 import ApiV2
 from gateway.config import Provider
 from gateway.errors import CallFailed, Fault, Rejected, Unreachable, Unsupported
-from gateway.model import Action, Call, Offer, Refusal, RefillStatus, Report
+from gateway.model import Action, Call, Offer, RefillStatus, Refusal, Report
 from gateway.money import Money
 from gateway.upstream import Upstream
 
@@ -63,7 +63,7 @@ class Line:
         self._pace = AsyncLimiter(rate, 1) if rate else None
 
     async def call(self, call: Call, read: Callable[[Call, Any], T]) -> T:
-        """Make one call; raises ``Rejected``, ``Unreachable``, ``Indeterminate``, ``Unsupported``."""
+        """Make one call; raises a ``CallFailed``, or ``Unsupported`` before anything is sent."""
         fields = self.adapter.write(call)
         async with AsyncExitStack() as stack:
             try:
@@ -122,9 +122,7 @@ class Router:
         """Return how many ids one call to the provider may carry."""
         return max(self.lines[provider].adapter.batch.get(action, 1), 1)
 
-    async def add(
-        self, provider: str, service: str, params: Mapping[str, str], size: int
-    ) -> str:
+    async def add(self, provider: str, service: str, params: Mapping[str, str], size: int) -> str:
         """Place an order, once; returns the provider's order id."""
         line = self._line(provider)
         call = Call(Action.ADD, service=service, params=params, size=size)

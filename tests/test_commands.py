@@ -3,18 +3,19 @@
 import asyncio
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from typer.testing import CliRunner, Result
 
+from gateway import transitions
 from gateway.commands.main import app
 from gateway.model import Offer, Order
 from gateway.store import Placement, Step
 from gateway.store.sqlite import SqliteStore
-from gateway import transitions
-from decimal import Decimal
 
 Run = Callable[..., Result]
 
@@ -159,8 +160,12 @@ def test_orders_are_listed_shown_and_settled(run: Run) -> None:
         },
         1,
     ] == [listed[0], listed[1]["id"]]
-    assert [1] == [one["id"] for one in parsed(run("order", "list", "--status", "unknown", "--json"))]
-    assert [2] == [one["id"] for one in parsed(run("order", "list", "--status", "pending", "--json"))]
+    assert [1] == [
+        one["id"] for one in parsed(run("order", "list", "--status", "unknown", "--json"))
+    ]
+    assert [2] == [
+        one["id"] for one in parsed(run("order", "list", "--status", "pending", "--json"))
+    ]
     assert [] == parsed(run("order", "list", "--since", "1d", "--json"))
 
     shown = parsed(run("order", "show", "1", "--json"))
@@ -176,8 +181,6 @@ def test_orders_are_listed_shown_and_settled(run: Run) -> None:
 
 
 def test_an_audit_that_finds_something_exits_1(run: Run, tmp_path: Path) -> None:
-    import apsw
-
     run("customer", "add", "alice", "--credit", "5")
     db = apsw.Connection(str(tmp_path / "gateway.db"))
     db.execute("UPDATE accounts SET balance = 6000000 WHERE kind = 'available'")

@@ -175,7 +175,7 @@ orders: {answer_within: 1y, first_id: 0}
 10:34: there is no provider `nobody`; known are other, smmai, third
 10:45: a service has a rate or a markup, not both; remove one of them
 11:3: '0' is not an id; give a whole number from 1 to 2147483647
-11:16: 'smmai' is not a route; write provider/service, such as smmai/1
+11:16: 'smmai' is not a route; write provider/service, such as panel/1
 13:16: there is no provider `nobody`; known are other, smmai, third
 13:34: '0' is not an id; give a whole number from 1 to 2147483647
 14:24: '-3%' is negative, which would sell below cost; give 0% or more

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import httpx
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,8 +27,12 @@ def _types() -> list[dict[str, object]]:
     ]
 
 
-ALL_TYPES = YAML.split("services:")[0] + "services:\n" + "".join(
-    f"  {100 + number}: {{routes: [p/{number}]}}\n" for number in range(1, len(table()) + 1)
+ALL_TYPES = (
+    YAML.split("services:")[0]
+    + "services:\n"
+    + "".join(
+        f"  {100 + number}: {{routes: [p/{number}]}}\n" for number in range(1, len(table()) + 1)
+    )
 )
 TYPE_IDS = {kind.name: 100 + number for number, kind in enumerate(table(), 1)}
 
@@ -179,19 +184,25 @@ async def test_every_way_in(tmp_path: Path, way: int) -> None:
         ({"action": "add", "runs": "two"}, ErrorText.INCORRECT_RUNS),
         ({"action": "add", "runs": "2"}, ErrorText.INCORRECT_INTERVAL),
         ({"action": "add", "runs": "2", "interval": "-5"}, ErrorText.INCORRECT_INTERVAL),
-        ({"action": "add", "runs": "2000", "interval": "5", "quantity": "10000"}, ErrorText.NOT_ENOUGH_FUNDS),
+        (
+            {"action": "add", "runs": "2000", "interval": "5", "quantity": "10000"},
+            ErrorText.NOT_ENOUGH_FUNDS,
+        ),
         ({"action": "add", "link": "https://x.com/\0"}, ErrorText.INCORRECT_REQUEST),
         ({"action": "status"}, ErrorText.INCORRECT_REQUEST),
         ({"action": "status", "order": "7"}, ErrorText.INCORRECT_ORDER),
         ({"action": "status", "order": "x"}, ErrorText.INCORRECT_ORDER),
         ({"action": "status", "order": "9" * 30}, ErrorText.INCORRECT_ORDER),
         ({"action": "status", "orders": " , ,"}, ErrorText.INCORRECT_REQUEST),
-        ({"action": "status", "orders": ",".join(map(str, range(1001)))}, ErrorText.INCORRECT_REQUEST),
+        (
+            {"action": "status", "orders": ",".join(map(str, range(1001)))},
+            ErrorText.INCORRECT_REQUEST,
+        ),
         ({"action": "refill", "order": "7"}, ErrorText.INCORRECT_ORDER),
         ({"action": "refill_status", "refill": "7"}, ErrorText.REFILL_NOT_FOUND),
         ({"action": "cancel"}, ErrorText.INCORRECT_REQUEST),
     ],
-)  # fmt: skip
+)
 async def test_every_mistake_has_its_text_and_costs_nothing(
     tmp_path: Path, params: dict[str, str], text: ErrorText
 ) -> None:
@@ -224,7 +235,14 @@ async def test_every_mistake_has_its_text_and_costs_nothing(
         ).map(lambda value: json.dumps(value).encode()),
     ),
     content_type=st.sampled_from(
-        [FORM, "application/json", "multipart/form-data; boundary=x", "multipart/form-data", "", "é"]
+        [
+            FORM,
+            "application/json",
+            "multipart/form-data; boundary=x",
+            "multipart/form-data",
+            "",
+            "é",
+        ]
     ),
     good=st.booleans(),
 )
@@ -233,9 +251,9 @@ def test_nothing_that_is_sent_breaks_it(
 ) -> None:
     async def send() -> None:
         async with world(tmp_path_factory.mktemp("fuzz")) as one:
-            headers = {"content-type": content_type.encode()}
+            headers: dict[bytes, bytes] = {b"content-type": content_type.encode()}
             if good:
-                headers["x-api-key"] = one.key.encode()
+                headers[b"x-api-key"] = one.key.encode()
                 body_ = b"action=add&service=101&" + body
             else:
                 body_ = body
@@ -271,17 +289,16 @@ async def test_half_a_request_is_not_acted_on(tmp_path: Path) -> None:
         async def send(_: Any) -> None:
             pytest.fail("nobody is there to be answered")
 
-        endpoint = one.client._transport.app  # noqa: SLF001
+        transport = one.client._transport
+        assert isinstance(transport, httpx.ASGITransport)
         scope = {"type": "http", "path": "/api/v2", "headers": [], "query_string": b""}
-        await endpoint(scope, receive, send)
+        await transport.app(scope, receive, send)
 
         assert [] == panel.asked("add")
         assert "100.00" == await one.balance()
 
 
 async def test_a_disabled_customer_is_suspended(tmp_path: Path) -> None:
-    import msgspec
-
     async with world(tmp_path) as one:
         store = one.gateway.store
         await store.set_customer(msgspec.structs.replace(one.customer, disabled=True))
@@ -321,7 +338,9 @@ services:
 
 
 async def test_services_shows_the_customers_own_rates(tmp_path: Path) -> None:
-    panel = Panel(services=[{k: v for k, v in ROWS[0].items() if k != "dripfeed"} | {"rate": "26.88"}])
+    panel = Panel(
+        services=[{k: v for k, v in ROWS[0].items() if k != "dripfeed"} | {"rate": "26.88"}]
+    )
     async with world(tmp_path, TIERS, p=panel) as one:
         listed = await one.api("services")
         one.key = await one.customer_with("1", name="midas", tier="gold")
@@ -340,7 +359,10 @@ async def test_services_shows_the_customers_own_rates(tmp_path: Path) -> None:
             "dripfeed": True,
             "desc": "",
         }
-        assert [row, row | {"service": 102, "name": "Followers", "rate": "1.20", "refill": False}] == listed
+        assert [
+            row,
+            row | {"service": 102, "name": "Followers", "rate": "1.20", "refill": False},
+        ] == listed
         assert ["0.3518592", "1.20"] == [one["rate"] for one in golden]
 
 
@@ -368,7 +390,10 @@ async def test_a_service_without_a_provider_is_known_and_unavailable(tmp_path: P
 
 async def test_a_type_that_nobody_knows_is_sold_only_with_its_parameters(tmp_path: Path) -> None:
     rows = [ROWS[0] | {"type": "Story Views 3000"}]
-    yaml = YAML + "  102: {routes: [p/1], parameters: {required: [link, story, quantity], size: quantity}}\n"
+    yaml = (
+        YAML
+        + "  102: {routes: [p/1], parameters: {required: [link, story, quantity], size: quantity}}\n"
+    )
     panel = Panel(services=rows)
     async with world(tmp_path, yaml, p=panel) as one:
         assert [102] == [row["service"] for row in await one.api("services")]
@@ -406,11 +431,17 @@ async def test_a_dripfeeds_runs_and_a_subscriptions_posts_are_shown(tmp_path: Pa
         "23501": {"status": "In Progress", "runs": 3},
         "23502": {"status": "Active", "posts": 2},
     }
-    panel = Panel(services=_types(), status=lambda form: rows)
+    panel = Panel(services=_types(), status=lambda _: rows)
     async with world(tmp_path, ALL_TYPES, p=panel) as one:
         await one.add(runs=5, interval=10)
         await one.api(
-            "add", service=TYPE_IDS["Subscriptions"], username="me", min=10, max=20, delay=0, posts=5
+            "add",
+            service=TYPE_IDS["Subscriptions"],
+            username="me",
+            min=10,
+            max=20,
+            delay=0,
+            posts=5,
         )
         assert "99.46" == await one.balance()
         await one.look()

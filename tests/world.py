@@ -1,4 +1,4 @@
-"""A whole gateway for one test: real store, real adapters, real endpoint; the panels are passed in."""
+"""A whole gateway for one test: all of it real, and the panels passed in."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -52,10 +52,10 @@ def _tier(config: Config, tier: str) -> str:
 
 
 async def _find(store: Store, name: str) -> Customer:
-    for customer in await store.customers():
-        if customer.name == name:
-            return customer
-    fail(f"there is no customer {name}; `gateway customer list` shows all")
+    found = [one for one in await store.customers() if one.name == name]
+    if not found:
+        fail(f"there is no customer {name}; `gateway customer list` shows all")
+    return found[0]
 
 
 async def _balance(store: Store, customer: Customer, currency: str) -> Balance:

@@ -71,9 +71,9 @@ class Part:
 
 
 def demo(
-    once: Annotated[
+    once: Annotated[  # noqa: FBT002
         bool, typer.Option("--once", help="Stop at the end: exit 0 if all came out right.")
-    ] = False,  # noqa: FBT002
+    ] = False,
 ) -> None:
     """Start panels, a gateway and a customer; buy, follow, audit; then serve until Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -163,19 +163,19 @@ def _prove(stage: Stage, parts: list[Part]) -> list[str]:
     if [part.scene.ends for part in unknown] != ["Pending"]:
         wrong.append(f"{len(unknown)} orders have an unknown outcome instead of one")
     profit = sum((part.profit() or Decimal(0) for part in parts), Decimal(0))
-    said = [
+    out.print(
         f"{ours} orders, and the panels have taken {theirs}; charged {charged:f} USD, {balance:f} "
         f"left of {OPENING}; profit {profit.normalize():f} USD",
-        *(
+        soft_wrap=True,
+    )
+    for part in unknown:
+        out.print(
             f"order {part.order}: the provider's answer was lost on purpose; it is kept as "
-            "unknown, its money held, and it is never sent again"
-            for part in unknown
-        ),
-        f"the books {'add up' if audit.ok else 'do NOT add up'}: {audit.transfers} transfers, "
-        f"{audit.accounts} accounts",
-    ]
-    for words in said:
-        out.print(words, soft_wrap=True)
+            "unknown, its money held, and it is never sent again",
+            soft_wrap=True,
+        )
+    verdict = "add up" if audit.ok else "do NOT add up"
+    out.print(f"the books {verdict}: {audit.transfers} transfers, {audit.accounts} accounts")
     for words in wrong:
         out.print(f"wrong: {words}", style="red", markup=False, soft_wrap=True)
     return wrong
@@ -214,12 +214,13 @@ def _shown() -> Iterator[Callable[[list[Part]], None]]:
 
 def _table(parts: list[Part]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("#", "id", "provider"):
+        table.add_column(name, no_wrap=True)
     # On a narrow terminal the words give way, and the money stays whole.
-    for name, width in (("#", 2), ("id", 3), ("provider", 8), ("what", 8)):
-        table.add_column(name, no_wrap=True, min_width=width)
-    for name, width in (("left", 4), ("charge", 8), ("cost", 10), ("profit", 9)):
-        table.add_column(name, justify="right", no_wrap=True, min_width=width)
-    table.add_column("status", no_wrap=True, min_width=11)
+    table.add_column("what", no_wrap=True, max_width=max(out.width - 75, 8))
+    for name in ("left", "charge", "cost", "profit"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
     for part in parts:
         if not part.now:
             continue

@@ -64,7 +64,7 @@ async def _get(store: Store, order_id: int) -> Order:
 
 @app.command("list")
 @command
-async def list_(  # noqa: PLR0913  # a flag each
+async def list_(  # a flag each
     status: Annotated[str, typer.Option(help="As the list shows it, or `unknown`, `failed`.")] = "",
     customer: Annotated[str, typer.Option(help="A customer's name.")] = "",
     provider: Annotated[str, typer.Option(help="A provider's name.")] = "",
@@ -201,7 +201,9 @@ def _following(config: Config) -> Following:
 async def settle(
     order_id: Id,
     upstream: Annotated[str | None, typer.Option(help="Placed, under this id of theirs.")] = None,
-    not_placed: Annotated[bool, typer.Option("--not-placed", help="They have no such order.")] = False,  # noqa: E501, FBT002
+    not_placed: Annotated[  # noqa: FBT002
+        bool, typer.Option("--not-placed", help="They have no such order.")
+    ] = False,
     json: Json = False,  # noqa: FBT002
 ) -> None:
     """Decide an order whose outcome is not known."""
@@ -217,9 +219,7 @@ async def settle(
         await _step(store, order_id, change, json=json)
 
 
-async def _step(
-    store: Store, order_id: int, change: Transition, *, json: bool
-) -> None:
+async def _step(store: Store, order_id: int, change: Transition, *, json: bool) -> None:
     (after,) = await store.advance([Step(order_id, change)])
     if isinstance(after, Failure):
         fail(f"order {order_id} stays as it is: {after}", 1)

@@ -27,9 +27,9 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="The owner's file.")] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="The port.")] = None,
-    no_background: Annotated[
+    no_background: Annotated[  # noqa: FBT002
         bool, typer.Option("--no-background", help="Only answer requests.")
-    ] = False,  # noqa: FBT002
+    ] = False,
 ) -> None:
     """Serve customers, and keep catalogs and statuses fresh in the background."""
     try:
@@ -87,5 +87,3 @@ def check(
             )
     if mistakes:
         raise typer.Exit(1)
-
-

@@ -126,8 +126,8 @@ def moment(at: int | None) -> str | None:
     """Return a time as people and programs read it: ISO 8601, in UTC."""
     if at is None:
         return None
-    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="seconds").replace(
-        "+00:00", "Z"
+    return (
+        datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     )
 
 

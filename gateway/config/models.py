@@ -118,10 +118,10 @@ class Route(Block):
 
 
 def route(text: str) -> Route:
-    """Read ``smmai/1``; ``ValueError`` says what would be right."""
+    """Read ``panel/1``; ``ValueError`` says what would be right."""
     provider, slash, service = text.partition("/")
     if not (provider and slash and service) or text.split() != [text] or "/" in service:
-        msg = f"{shown(text)} is not a route; write provider/service, such as smmai/1"
+        msg = f"{shown(text)} is not a route; write provider/service, such as panel/1"
         raise ValueError(msg)
     return Route(provider=provider, service=service)
 

@@ -88,7 +88,7 @@ def _provider(
 def _service(path: Steps, row: dict[str, object], providers: dict[str, object]) -> Iterator[Broken]:
     routes = row.get("routes")
     if "routes" in row and routes in (None, []):
-        yield Broken((*path, "routes"), "a service needs a route; write one such as smmai/1")
+        yield Broken((*path, "routes"), "a service needs a route; write one such as panel/1")
     seen: set[str] = set()
     for index, route in enumerate(_list(routes)):
         if not isinstance(route, str):

@@ -40,7 +40,7 @@ OPENING = "100"
 LAST_LINES = 20
 
 
-class StageFailed(Exception):  # noqa: N818  # what happened, for the person who watches
+class StageFailed(Exception):  # what happened, for the person who watches
     """A process did not come up, or gave up."""
 
 
