@@ -53,9 +53,16 @@ def subscription(**fields: object) -> Order:
     return placed(type=SUBSCRIPTIONS, params={"max": "200", "posts": "5"}, **fields)
 
 
-def told(status: Status, **said: int | None) -> Transition:
+def told(
+    status: Status,
+    remains: int | None = None,
+    charge: int | None = None,
+    posts: int | None = None,
+    runs: int | None = None,
+) -> Transition:
     """Return the transition of a report."""
-    return transitions.reported(build.report(status, **said), AT, build.FOLLOWING)
+    said = build.report(status, remains=remains, charge=charge, posts=posts, runs=runs)
+    return transitions.reported(said, AT, build.FOLLOWING)
 
 
 async def money(store: Store, customer: int) -> Balance:
