@@ -64,9 +64,9 @@ class Gateway:
         )
 
 
-async def open_store(settings: Settings, *, first_id: int = 1) -> Store:
-    """Open the database that the settings name, and bring its schema up to date."""
-    scheme, _, path = settings.database_url.partition("://")
+async def open_store(url: str, *, first_id: int = 1) -> Store:
+    """Open the database at ``GATEWAY_DATABASE_URL``, and bring its schema up to date."""
+    scheme, _, path = url.partition("://")
     if scheme != "sqlite":
         raise ConfigError(
             f"GATEWAY_DATABASE_URL: {scheme}:// is not served by this version; use sqlite:///FILE"
@@ -83,7 +83,7 @@ async def open_gateway(
     now: Callable[[], int] = lambda: int(time.time() * 1000),
 ) -> AsyncIterator[Gateway]:
     """Open everything for as long as the context lasts; nothing runs on its own yet."""
-    store = await open_store(settings, first_id=config.orders.first_id)
+    store = await open_store(settings.database_url, first_id=config.orders.first_id)
     cache = open_cache(settings.redis_url)
     upstream = upstream or Upstream()
     try:

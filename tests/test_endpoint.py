@@ -390,10 +390,8 @@ async def test_a_service_without_a_provider_is_known_and_unavailable(tmp_path: P
 
 async def test_a_type_that_nobody_knows_is_sold_only_with_its_parameters(tmp_path: Path) -> None:
     rows = [ROWS[0] | {"type": "Story Views 3000"}]
-    yaml = (
-        YAML
-        + "  102: {routes: [p/1], parameters: {required: [link, story, quantity], size: quantity}}\n"
-    )
+    takes = "parameters: {required: [link, story, quantity], size: quantity}"
+    yaml = YAML + "  102: {routes: [p/1], " + takes + "}\n"
     panel = Panel(services=rows)
     async with world(tmp_path, yaml, p=panel) as one:
         assert [102] == [row["service"] for row in await one.api("services")]

@@ -1,5 +1,6 @@
 """``gateway sandbox``: the five practice panels alone."""
 
+import os
 import socket
 from typing import Annotated
 
@@ -22,7 +23,7 @@ def serve_sandbox(
     try:
         listening.bind((host, port))
     except OSError as error:
-        fail(f"{host}:{port}: {error.strerror}; choose another with --port", 1)
+        fail(f"{host}:{port}: {os.strerror(error.errno or 0)}; choose another with --port", 1)
     address = f"http://{host}:{listening.getsockname()[1]}"
     panels = {
         name: {"url": f"{address}/{name}/api/v2", "key": sandbox.key(name)}

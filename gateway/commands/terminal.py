@@ -82,7 +82,7 @@ async def opened_store() -> AsyncIterator[tuple[Store, Config]]:
     """Open the database for one command."""
     found = load_settings()
     config = load_config(found)
-    store = await open_store(found, first_id=config.orders.first_id)
+    store = await open_store(found.database_url, first_id=config.orders.first_id)
     try:
         yield store, config
     finally:

@@ -175,7 +175,7 @@ class Document:
         wrong = len(self.mistakes)
         for name in dict.fromkeys(names):
             if not _NAME.fullmatch(name):
-                self.blame(path, "this is no variable; write one such as ${SMMAI_KEY}")
+                self.blame(path, "this is no variable; write one such as ${PANEL_KEY}")
             elif not self.environment.get(name):
                 self.blame(path, f"the variable {name} is not set; set it in the environment")
         if len(self.mistakes) > wrong:

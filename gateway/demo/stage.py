@@ -28,7 +28,6 @@ from gateway import auth, ledger, sandbox
 from gateway.app import open_store
 from gateway.model import Customer
 from gateway.money import Money
-from gateway.settings import Settings
 from gateway.store import Store
 
 PATIENCE = 30.0
@@ -53,7 +52,7 @@ class Stage:
         self._panels = socket.create_server(("127.0.0.1", 0))
         self._sandbox_port = int(self._panels.getsockname()[1])
         self.key = ""
-        self.settings = Settings(database_url=f"sqlite:///{self.folder / 'gateway.db'}")
+        self._database = f"sqlite:///{self.folder / 'gateway.db'}"
         self._gateway: subprocess.Popen[bytes] | None = None
         config = resources.files("gateway.demo").joinpath("providers.yaml").read_text()
         (self.folder / "providers.yaml").write_text(config)
@@ -65,7 +64,7 @@ class Stage:
             "SANDBOX": f"http://127.0.0.1:{self._sandbox_port}",
             **{f"{_upper(name)}_KEY": sandbox.key(name) for name in sandbox.PANELS},
             "GATEWAY_CONFIG": str(self.folder / "providers.yaml"),
-            "GATEWAY_DATABASE_URL": self.settings.database_url,
+            "GATEWAY_DATABASE_URL": self._database,
             "GATEWAY_LOG_FORMAT": "console",
         }
 
@@ -114,7 +113,7 @@ class Stage:
     @asynccontextmanager
     async def store(self) -> AsyncIterator[Store]:
         """Open the gateway's own file, as its other commands do."""
-        store = await open_store(self.settings)
+        store = await open_store(self._database)
         try:
             yield store
         finally:
