@@ -1,0 +1,407 @@
+"""What may happen to an order, from every state, and what must change nothing."""
+
+from decimal import Decimal
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import build
+from build import AT, FOLLOWING
+from gateway import transitions
+from gateway.errors import ErrorText
+from gateway.model import Cancel, Order, Report, State, Status
+from gateway.store import Change, Transition
+from gateway.transitions import HOUR, MINUTE
+
+NOW = AT + HOUR
+LAST = 3
+"""The attempt under way in every example."""
+
+
+def example(state: State, **fields: object) -> Order:
+    """Return an order in a state, on its third attempt."""
+    usual: dict[str, object] = {
+        "id": 7,
+        "version": 5,
+        "state": state,
+        "provider": "alpha",
+        "route": "1",
+        "attempt": LAST,
+        "created_at": AT,
+        "cost": 400_000,
+        "cost_currency": "INR",
+        "upstream_id": "9" if state is State.PLACED else "",
+    }
+    return msgspec.structs.replace(build.draft(1), **(usual | fields))
+
+
+def become(order: Order, change: Transition) -> Change:
+    """Return a change that must happen: one version further, and told in an event."""
+    found = change(order)
+    assert found is not None
+    assert found.event is not None
+    assert (order.id, order.version + 1) == (found.order.id, found.order.version)
+    assert (order.id, order.version + 1, NOW) == (
+        found.event.order,
+        found.event.version,
+        found.event.at,
+    )
+    return found
+
+
+def told(report: Report) -> Transition:
+    """Return the transition of a report."""
+    return transitions.reported(report, NOW, FOLLOWING)
+
+
+ACCEPTED = transitions.accepted("9", LAST, NOW, FOLLOWING)
+REFUSED = transitions.refused("refused", "no", LAST, NOW, then=ErrorText.BAD_LINK)
+NEXT = transitions.refused("refused", "no", LAST, NOW, then=build.choice("beta"))
+WAIT = transitions.refused("unreachable", "no", LAST, NOW, then=None)
+UNKNOWN = transitions.unknown("timeout", LAST, NOW)
+SETTLED_PLACED = transitions.settled("9", NOW, FOLLOWING)
+SETTLED_NOT = transitions.settled(None, NOW, FOLLOWING)
+RETRIED = transitions.retried(NOW)
+SENDING = transitions.sending(build.choice("beta"), NOW)
+REPORTED = told(build.report(Status.COMPLETED))
+CANCEL = transitions.cancel_wanted(NOW)
+
+STEPS = {
+    "accepted": (ACCEPTED, {State.SENDING: State.PLACED, State.UNKNOWN: State.PLACED}),
+    "refused": (REFUSED, {State.SENDING: State.FAILED, State.UNKNOWN: State.FAILED}),
+    "next": (NEXT, {State.SENDING: State.SENDING, State.UNKNOWN: State.SENDING}),
+    "wait": (WAIT, {State.SENDING: State.QUEUED, State.UNKNOWN: State.QUEUED}),
+    "unknown": (UNKNOWN, {State.SENDING: State.UNKNOWN}),
+    "settled as placed": (SETTLED_PLACED, {State.UNKNOWN: State.PLACED}),
+    "settled as not placed": (SETTLED_NOT, {State.UNKNOWN: State.FAILED}),
+    "retried": (RETRIED, {State.FAILED: State.QUEUED}),
+    "sending": (SENDING, {State.QUEUED: State.SENDING}),
+    "reported": (REPORTED, {State.PLACED: State.PLACED}),
+    "cancel": (
+        CANCEL,
+        {
+            State.QUEUED: State.FAILED,
+            State.SENDING: State.SENDING,
+            State.UNKNOWN: State.UNKNOWN,
+            State.PLACED: State.PLACED,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_leads_from_its_states_alone(name: str, state: State) -> None:
+    """From every other state it changes nothing."""
+    change, leads = STEPS[name]
+    order = example(state)
+
+    if state in leads:
+        assert leads[state] is become(order, change).order.state
+    else:
+        assert change(order) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        transitions.accepted("9", LAST - 1, NOW, FOLLOWING),
+        transitions.refused("refused", "no", LAST - 1, NOW, then=ErrorText.BAD_LINK),
+        transitions.unknown("timeout", LAST - 1, NOW),
+    ],
+    ids=["accepted", "refused", "unknown"],
+)
+def test_what_comes_late_of_an_earlier_attempt_changes_nothing(change: Transition) -> None:
+    """The order is elsewhere by then."""
+    assert change(example(State.SENDING)) is None
+
+
+# --- placed and sent -----------------------------------------------------------------------------
+
+
+def test_an_order_opens_with_its_first_attempt() -> None:
+    """It remembers everything of the route that it takes."""
+    change = transitions.opened(build.draft(1), build.choice(), NOW)(7)
+
+    assert (7, 1, State.SENDING, 1, NOW, NOW) == (
+        change.order.id,
+        change.order.version,
+        change.order.state,
+        change.order.attempt,
+        change.order.attempt_at,
+        change.order.created_at,
+    )
+    assert ("alpha", "1", 400_000, "INR", Decimal("0.0119")) == (
+        change.order.provider,
+        change.order.route,
+        change.order.cost,
+        change.order.cost_currency,
+        change.order.exchange,
+    )
+    assert ["order/7/1/hold"] == [one.key for one in change.transfers]
+
+
+def test_an_order_without_a_route_waits() -> None:
+    """Nothing was tried yet, and its money is held."""
+    change = transitions.opened(build.draft(1), None, NOW)(7)
+
+    assert (State.QUEUED, 0, "") == (
+        change.order.state,
+        change.order.attempt,
+        change.order.provider,
+    )
+    assert ["order/7/1/hold"] == [one.key for one in change.transfers]
+
+
+@pytest.mark.parametrize("change", [NEXT, SENDING], ids=["next", "sending"])
+def test_another_attempt_has_another_number_and_moves_no_money(change: Transition) -> None:
+    """The hold stays where it is."""
+    order = example(State.QUEUED if change is SENDING else State.SENDING)
+    after = become(order, change)
+
+    assert (LAST + 1, "beta", NOW) == (
+        after.order.attempt,
+        after.order.provider,
+        after.order.attempt_at,
+    )
+    assert () == after.transfers
+
+
+def test_an_accepted_order_is_asked_for_after_a_while() -> None:
+    """Under its provider's id."""
+    after = become(example(State.SENDING), ACCEPTED).order
+
+    assert ("9", NOW + FOLLOWING.every) == (after.upstream_id, after.poll_at)
+
+
+def test_an_order_settled_without_an_id_is_never_asked_for() -> None:
+    """There is nothing to ask for."""
+    after = become(example(State.UNKNOWN), transitions.settled("", NOW, FOLLOWING)).order
+
+    assert (State.PLACED, None) == (after.state, after.poll_at)
+
+
+def test_a_refusal_says_what_the_customer_is_told_and_what_the_owner_may_read() -> None:
+    """The provider's words stay in the history."""
+    change = become(example(State.SENDING), REFUSED)
+    assert change.event is not None
+
+    assert ErrorText.BAD_LINK == change.order.error
+    assert ("refused", "no", LAST) == (
+        change.event.kind,
+        change.event.detail["words"],
+        change.event.detail["attempt"],
+    )
+    assert not change.frees
+
+
+def test_a_refusal_frees_the_claim_when_the_customer_hears_it() -> None:
+    """And only then."""
+    heard = transitions.refused("refused", "no", LAST, NOW, then=ErrorText.BAD_LINK, frees=True)
+
+    assert become(example(State.SENDING), heard).frees
+
+
+def test_a_retried_order_begins_anew() -> None:
+    """What it was told, and a cancel that it had, are forgotten."""
+    failed = example(State.FAILED, error="Bad link", status=Status.CANCELED, cancel=Cancel.ASKED)
+    after = become(failed, RETRIED).order
+
+    assert ("", Status.PENDING, Cancel.NONE) == (after.error, after.status, after.cancel)
+
+
+# --- cancels -------------------------------------------------------------------------------------
+
+
+def test_an_order_that_was_never_sent_is_canceled_at_once() -> None:
+    """Its money is back, and nobody needs to be asked."""
+    change = become(example(State.QUEUED), CANCEL)
+
+    assert (Status.CANCELED, "Canceled", Cancel.ASKED) == (
+        change.order.status,
+        change.order.word,
+        change.order.cancel,
+    )
+    assert ["release"] == [one.code for one in change.transfers]
+
+
+@pytest.mark.parametrize("status", Status)
+def test_a_settled_order_is_not_canceled(status: Status) -> None:
+    """There is nothing left to cancel; every other order remembers the wish."""
+    order = example(State.PLACED, status=status)
+    settled = status in {Status.COMPLETED, Status.PARTIAL, Status.CANCELED, Status.EXPIRED}
+
+    assert transitions.cancelable(order) is not settled
+    assert (CANCEL(order) is None) is settled
+
+
+@pytest.mark.parametrize("cancel", [Cancel.WANTED, Cancel.ASKED])
+def test_a_cancel_is_wanted_once(cancel: Cancel) -> None:
+    """The wish is known already."""
+    assert CANCEL(example(State.PLACED, cancel=cancel)) is None
+
+
+@pytest.mark.parametrize(("words", "then"), [(None, Cancel.ASKED), ("too late", Cancel.NONE)])
+def test_a_cancel_is_answered_once(words: str | None, then: Cancel) -> None:
+    """Taken, it waits for a status; refused, it may be wanted again."""
+    answered = transitions.cancel_answered(words, NOW)
+    after = become(example(State.PLACED, cancel=Cancel.WANTED), answered)
+
+    assert then is after.order.cancel
+    assert () == after.transfers  # only a status moves money
+    assert answered(after.order) is None
+
+
+# --- reports -------------------------------------------------------------------------------------
+
+
+def test_a_report_is_taken_over_as_far_as_it_says_something() -> None:
+    """What is left out stays as it was."""
+    before = example(State.PLACED, start_count=5, remains=900, billed=3, expiry="1/1/2030")
+    said = Report(Status.IN_PROGRESS, "inprogress", remains=400, orders=("1", "2"))
+    change = become(before, told(said))
+    assert change.event is not None
+
+    assert (Status.IN_PROGRESS, 5, 400, 3, ("1", "2"), "1/1/2030") == (
+        change.order.status,
+        change.order.start_count,
+        change.order.remains,
+        change.order.billed,
+        change.order.orders,
+        change.order.expiry,
+    )
+    assert ("status", {"status": "inprogress", "remains": 400}) == (
+        change.event.kind,
+        change.event.detail,
+    )
+
+
+def test_a_word_that_nobody_knows_changes_nothing() -> None:
+    """Not even what stands beside it."""
+    assert told(build.report(None, "Refunding", charge=1, remains=5))(example(State.PLACED)) is None
+
+
+def test_a_charge_in_another_currency_is_not_believed() -> None:
+    """It would be compared with ours as a number."""
+    said = Report(Status.COMPLETED, "Completed", charge=5, currency="EUR")
+
+    assert become(example(State.PLACED), told(said)).order.billed is None
+
+
+def test_a_charge_of_the_whole_is_what_a_later_share_is_taken_of() -> None:
+    """A partial report's own charge may be the share already, and is not the whole."""
+    whole = become(
+        example(State.PLACED), told(build.report(Status.IN_PROGRESS, charge=500_000))
+    ).order
+    part = become(whole, told(build.report(Status.PARTIAL, charge=300_000, remains=400))).order
+
+    assert (500_000, 500_000) == (whole.cost, whole.billed)
+    assert (500_000, 300_000) == (part.cost, part.billed)
+
+
+def test_a_status_that_settles_is_remembered_with_its_first_time() -> None:
+    """Late changes do not make the order young again."""
+    first = become(example(State.PLACED), told(build.report(Status.COMPLETED))).order
+    later = transitions.reported(build.report(Status.PARTIAL, remains=3), NOW + HOUR, FOLLOWING)
+    change = later(first)
+    assert change is not None
+
+    assert (NOW, NOW) == (first.settled_at, change.order.settled_at)
+    assert NOW + 10 * FOLLOWING.every == first.poll_at
+
+
+@pytest.mark.parametrize(
+    ("runs", "remains", "left"),
+    [(0, None, 1000), (2, None, 600), (5, None, 0), (2, 17, 17), (None, None, None)],
+)
+def test_runs_done_say_what_remains_of_a_drip_feed(
+    runs: int | None, remains: int | None, left: int | None
+) -> None:
+    """Unless the provider says it itself."""
+    params = {"link": "a", "quantity": "200", "runs": "5", "interval": "1"}
+    order = example(State.PLACED, params=params)
+    said = build.report(Status.IN_PROGRESS, runs=runs, remains=remains)
+
+    assert left == become(order, told(said)).order.remains
+
+
+def test_runs_of_an_order_without_runs_say_nothing() -> None:
+    """There is no quantity for each of them."""
+    said = build.report(Status.IN_PROGRESS, runs=2)
+
+    assert become(example(State.PLACED), told(said)).order.remains is None
+
+
+@given(
+    st.builds(
+        Report,
+        status=st.none() | st.sampled_from(Status),
+        word=st.text(),
+        charge=st.none() | st.integers(),
+        currency=st.sampled_from(["", "INR", "USD", "inr"]),
+        start_count=st.none() | st.integers(),
+        remains=st.none() | st.integers(),
+        runs=st.none() | st.integers(),
+        posts=st.none() | st.integers(),
+    ),
+    st.sampled_from(State),
+)
+@settings(deadline=None, database=None)
+def test_the_same_report_twice_changes_nothing_the_second_time(
+    report: Report, state: State
+) -> None:
+    """Whatever it says."""
+    once = told(report)(example(state))
+
+    assert once is None or told(report)(once.order) is None
+
+
+# --- when to ask ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("age", "wait"),
+    [
+        (0, 30_000),
+        (10 * MINUTE, 30_000),
+        (HOUR, 3 * MINUTE),
+        (10 * HOUR, 30 * MINUTE),
+        (1000 * HOUR, 30 * MINUTE),
+    ],
+)
+def test_the_older_an_order_the_rarer_it_is_asked_for(age: int, wait: int) -> None:
+    """At most every half hour, at least as often as the owner says."""
+    order = example(State.PLACED)
+
+    assert AT + age + wait == FOLLOWING.next(order, AT + age)
+
+
+@pytest.mark.parametrize(
+    ("since", "wait"),
+    [
+        (0, 300_000),
+        (HOUR, HOUR),
+        (48 * HOUR, 24 * HOUR),
+        (30 * 24 * HOUR, 24 * HOUR),
+        (30 * 24 * HOUR + 1, None),
+    ],
+)
+def test_a_settled_order_is_looked_at_until_nobody_expects_a_change(
+    since: int, wait: int | None
+) -> None:
+    """For ``follow_for``, ever more rarely."""
+    order = example(State.PLACED, settled_at=AT)
+    now = AT + since
+
+    assert (None if wait is None else now + wait) == FOLLOWING.next(order, now)
+
+
+@given(st.integers(0, 10**11), st.none() | st.integers(0, 10**11))
+def test_the_next_look_is_later(age: int, settled: int | None) -> None:
+    """Nobody is asked twice in the same moment."""
+    order = example(State.PLACED, settled_at=None if settled is None else AT + settled)
+    after = FOLLOWING.next(order, AT + age)
+
+    assert after is None or after >= AT + age + FOLLOWING.every
