@@ -576,3 +576,15 @@ async def test_no_provider_word_id_or_key_reaches_a_customer(tmp_path: Path) -> 
 
     for word in ("upstream-secret", "23501", "panel"):
         assert word not in said
+
+
+async def test_a_database_that_is_gone_is_503_and_nothing_is_sent(tmp_path: Path) -> None:
+    panel = Panel()
+    async with world(tmp_path, p=panel) as one:
+        form = {"key": one.key, "action": "add", "service": "101", "quantity": "100"}
+        await one.gateway.store.close()
+        answer = await one.client.post("/api/v2", data=form | {"link": "https://x.com/a"})
+
+        assert (503, {"error": "Service is unavailable"}) == (answer.status_code, answer.json())
+        assert "5" == answer.headers["retry-after"]
+        assert [] == panel.asked("add")
