@@ -1,30 +1,29 @@
-"""The practice panels over HTTP."""
+"""The practice panels over HTTP, and what may be asked behind their counters."""
 
 import asyncio
 import json
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import asdict, fields, replace
 from decimal import Decimal
-from email.message import Message as Headers
 from typing import Any
 from urllib.parse import parse_qsl
 
 import uvicorn
 
-from gateway.sandbox.catalog import CATALOGS
-from gateway.sandbox.dialects import DIALECTS, Dialect, Number, plain
-from gateway.sandbox.faults import ACTS_NOT, KINDS, WORDS, Faults, Served, Switch
-from gateway.sandbox.faults import serve as served
-from gateway.sandbox.panel import Order, Panel
+from gateway.sandbox.catalog import CATALOGS, CURRENCIES, NEEDS, Row
+from gateway.sandbox.dialects import DIALECTS, encode
+from gateway.sandbox.faults import FAULTS, Served, Switch, Switches
+from gateway.sandbox.panel import Order, Panel, plain
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 DEPOSIT = Decimal(1000)
+"""What the account of each panel begins with."""
 LONGEST = 3600.0
 """Seconds that a hanging answer hangs at most."""
 
@@ -43,100 +42,114 @@ class Clock:
         self.ahead = 0.0
 
     def __call__(self) -> float:
+        """Return the seconds since the sandbox was opened."""
         return (self._real() - self._began) * self._speed + self.ahead
 
 
 class Stall:
-    """One panel with its dialect, its faults and its clock."""
+    """One panel with its dialect and its switches."""
 
     def __init__(self, name: str, clock: Clock, seed: int) -> None:
-        rows = {row.id: row for row in CATALOGS[name]}
-        self.name = name
         self.clock = clock
-        self.faults = Faults()
+        self._key = key(name)
+        self._catalog = {row.id: row for row in CATALOGS[name]}
+        dialect = DIALECTS[name]
         chance = random.Random(f"{seed}/{name}")  # noqa: S311  # start counts, no secrets
-        self.panel = Panel(rows, DEPOSIT, clock, chance)
-        self.dialect: Dialect = DIALECTS[name](self.panel)
+        self.panel = Panel(dict(self._catalog), DEPOSIT, clock, chance, dialect.delays)
+        self.dialect = dialect(self.panel, CURRENCIES[name])
+        self.switches = Switches()
+        self.behind: Mapping[str, Callable[[dict[str, Any]], object]] = {
+            "orders": self._orders,
+            "balance": self._balance,
+            "clock": self._time,
+            "services": self._services,
+            "faults": self._faults,
+        }
 
-    def call(self, form: dict[str, str]) -> Served:
+    def call(self, form: Mapping[str, str]) -> Served:
         """Answer a call of API v2."""
-        if form.get("key") != key(self.name):
-            return Served(_json({"error": "Invalid API key"}))
-        switch = self.faults.on(form)
+        if form.get("key") != self._key:
+            return Served(encode({"error": "Invalid API key"}))
+        switch = self.switches.meet(form)
         if switch is None:
-            return Served(_json(self.dialect.answer(form)))
-        if switch.fault in WORDS:
-            return Served(_json({"error": WORDS[switch.fault]}))
-        if switch.fault in ACTS_NOT:
-            return served(switch, b"")
-        answer = self.dialect.answer(form)
-        if switch.fault == "short-list" and isinstance(answer, list):
-            answer = answer[: len(answer) // 4 or 1]
-        if switch.fault == "wrong-types":
-            answer = _other_types(answer)
-        text = _json(answer)
-        if switch.fault == "as-printed":
-            text = self.dialect.as_printed(form, text.decode()).encode()
-        return served(switch, text)
+            return Served(self.dialect.answer(form))
+        fault = FAULTS[switch.fault]
+        act = self.dialect.as_printed if switch.fault == "as-printed" else self.dialect.answer
+        return fault.serve(act(form) if fault.acts else b"", switch.seconds)
 
-    def behind(self, what: str, asked: dict[str, Any]) -> object:
-        """Answer what is asked behind the counter; ``LookupError`` when there is no such thing."""
-        match what:
-            case "orders":
-                return [self._order(one) for one in self.panel.orders.values()]
-            case "balance":
-                if "set" in asked:
-                    self.panel.deposit += Decimal(str(asked["set"])) - self.panel.balance()
-                return {"balance": plain(self.panel.balance())}
-            case "clock":
-                self.clock.ahead += float(asked.get("forward", 0))
-                return {"now": self.clock()}
-            case "services":
-                self._change(asked)
-                return self.dialect.services({})
-            case "faults":
-                if asked:
-                    self._switch(asked)
-                return [vars(one) for one in self.faults.switches if one.times]
-        raise LookupError(what)
+    def ask(self, what: str, body: bytes) -> Served:
+        """Answer what is asked behind the counter; 400 says what is wrong with the question."""
+        try:
+            return Served(encode(self.behind[what](_object(body))))
+        except (LookupError, ValueError, TypeError, ArithmeticError) as error:
+            return Served(encode({"error": f"{type(error).__name__}: {error}"}), 400)
+
+    def _orders(self, _: dict[str, Any]) -> object:
+        return [self._order(one) for one in self.panel.orders.values()]
 
     def _order(self, order: Order) -> dict[str, object]:
         state = order.state(self.clock())
         return {
+            **order.params,
             "order": order.id,
             "service": order.row.id,
-            **order.params,
             "size": order.size,
             "charge": plain(self.panel.charge(order)),
             "status": state.word,
             "done": state.done,
         }
 
-    def _change(self, asked: dict[str, Any]) -> None:
-        if asked.get("remove"):
-            self.panel.rows.pop(int(asked["remove"]), None)
-        if asked.get("service"):
-            number = int(asked["service"])
-            named = {name: asked[name] for name in ("name", "type", "min", "max") if name in asked}
-            if "rate" in asked:
-                named["rate"] = Decimal(str(asked["rate"]))
-            self.panel.rows[number] = replace(self.panel.rows[number], **named)
+    def _balance(self, asked: dict[str, Any]) -> object:
+        if "set" in asked:
+            self.panel.deposit += Decimal(str(asked["set"])) - self.panel.balance()
+        return {"balance": plain(self.panel.balance())}
 
-    def _switch(self, asked: dict[str, Any]) -> None:
-        fault = str(asked.get("fault", ""))
-        if fault == "none":
-            self.faults.switches.clear()
-            return
-        if fault not in KINDS:
-            raise LookupError(f"{fault}: one of none, {', '.join(sorted(KINDS))}")
-        self.faults.switches.append(
-            Switch(
+    def _time(self, asked: dict[str, Any]) -> object:
+        self.clock.ahead += float(asked.get("forward", 0))
+        return {"now": self.clock()}
+
+    def _services(self, asked: dict[str, Any]) -> object:
+        rows = self.panel.rows
+        if "remove" in asked:
+            del rows[int(asked["remove"])]
+        if "restore" in asked:
+            rows[int(asked["restore"])] = self._catalog[int(asked["restore"])]
+        if "service" in asked:
+            row = rows[int(asked["service"])]
+            rows[row.id] = _changed(row, {**asked, "id": row.id})
+        return self.dialect.services({})
+
+    def _faults(self, asked: dict[str, Any]) -> object:
+        if asked.get("fault") == "none":
+            self.switches.on.clear()
+        elif asked:
+            switch = Switch(
                 str(asked.get("action", "*")),
-                fault,
+                str(asked["fault"]),
                 int(asked.get("times", 1)),
-                float(asked.get("seconds", 6)),
+                float(asked["seconds"]) if "seconds" in asked else None,
             )
-        )
+            if switch.fault not in FAULTS:
+                raise LookupError(f"{switch.fault}: one of none, {', '.join(FAULTS)}")
+            self.switches.on.append(switch)
+        return [asdict(one) for one in self.switches.on]
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    asked = json.loads(body or b"{}")
+    if not isinstance(asked, dict):
+        raise TypeError("ask with a JSON object, or with nothing")
+    return asked
+
+
+def _changed(row: Row, asked: dict[str, Any]) -> Row:
+    """Return a row with what is asked of it; what is no part of a row is passed over."""
+    given = {one.name: asked[one.name] for one in fields(Row) if one.name in asked}
+    if "rate" in given:
+        given["rate"] = Decimal(str(given["rate"]))
+    if given.get("type", row.type) not in NEEDS:
+        raise LookupError(f"{given['type']}: one of {', '.join(NEEDS)}")
+    return replace(row, **given)
 
 
 class Sandbox:
@@ -157,19 +170,27 @@ class Sandbox:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        _, name, *rest = scope["path"].rstrip("/").split("/") + [""]
-        stall = self.stalls.get(name)
-        if stall and rest[:2] == ["api", "v2"]:
-            served_ = stall.call(_form(scope, body))
-        elif stall and rest[:1] == ["sandbox"]:
-            served_ = _behind(stall, rest[1] if len(rest) > 1 else "", body)
-        else:
-            served_ = Served(_json({"panels": [f"/{one}/api/v2" for one in self.stalls]}), 404)
-        await _send(served_, receive, send)
+        await _send(self._answer(scope["path"], body), receive, send)
+
+    def _answer(self, path: str, body: bytes) -> Served:
+        match path.strip("/").split("/"):
+            case [name, "api", "v2"] if name in self.stalls:
+                # As PHP's $_POST reads it: what stands in the query or in JSON is not seen.
+                form = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+                return self.stalls[name].call(form)
+            case [name, "sandbox", what] if name in self.stalls:
+                if what in self.stalls[name].behind:
+                    return self.stalls[name].ask(what, body)
+        paths = [
+            f"/{name}/{path}"
+            for name, stall in self.stalls.items()
+            for path in ("api/v2", *(f"sandbox/{what}" for what in stall.behind))
+        ]
+        return Served(encode({"paths": paths}), 404)
 
 
 def create(
-    *, speed: float = 1.0, seed: int = 0, clock: Callable[[], float] = time.time
+    *, speed: float = 1.0, seed: int = 0, clock: Callable[[], float] = time.monotonic
 ) -> Sandbox:
     """Return the five panels; at ``speed`` 1 an order takes ten minutes."""
     return Sandbox(speed, seed, clock)
@@ -181,64 +202,6 @@ def serve(listening: socket.socket, *, speed: float = 1.0, seed: int = 0) -> Non
         create(speed=speed, seed=seed), log_config=None, access_log=False, lifespan="off"
     )
     uvicorn.Server(config).run(sockets=[listening])
-
-
-def _behind(stall: Stall, what: str, body: bytes) -> Served:
-    try:
-        return Served(_json(stall.behind(what, json.loads(body) if body else {})))
-    except (LookupError, ValueError, TypeError, ArithmeticError) as error:
-        return Served(_json({"error": f"{type(error).__name__}: {error}"}), 400)
-
-
-def _form(scope: Scope, body: bytes) -> dict[str, str]:
-    """Read what PHP would see in ``$_REQUEST``: query, form or multipart, and no JSON."""
-    form = dict(parse_qsl(scope.get("query_string", b"").decode(), keep_blank_values=True))
-    kind = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
-    if kind.startswith("multipart/form-data"):
-        return form | _multipart(kind, body)
-    return form | dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
-
-
-def _multipart(kind: str, body: bytes) -> dict[str, str]:
-    head = Headers()
-    head["content-type"] = kind
-    boundary = f"--{head.get_param('boundary')}".encode()
-    form = {}
-    for part in body.split(boundary)[1:-1]:
-        headers, _, value = part.strip(b"\r\n").partition(b"\r\n\r\n")
-        head = Headers()
-        head["content-disposition"] = headers.decode().partition("isposition: ")[2].split("\r")[0]
-        form[str(head.get_param("name", header="content-disposition"))] = value.decode()
-    return form
-
-
-def _json(value: object) -> bytes:
-    """Write JSON with ``Number`` as a bare number, to its last digit."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    if isinstance(value, dict):
-        for one in value.values():
-            if isinstance(one, Number):
-                text = text.replace(f'"{one}"', one, 1)
-    return text.encode()
-
-
-def _other_types(value: Any) -> Any:  # noqa: ANN401  # whatever JSON holds
-    """Return the same answer with numbers as strings, strings as numbers, and some nulls."""
-    if isinstance(value, dict):
-        return {
-            name: None if name == "start_count" else _other_types(one)
-            for name, one in value.items()
-        }
-    if isinstance(value, list):
-        return [_other_types(one) for one in value]
-    if isinstance(value, bool) or value is None:
-        return int(value or 0)
-    if isinstance(value, int):
-        return str(value)
-    try:
-        return float(value)
-    except ValueError:
-        return value
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
@@ -255,24 +218,17 @@ async def _send(answer: Served, receive: Receive, send: Send) -> None:
     if answer.body is None:
         await _hang_up(receive, send)
         return
-    await send(
-        {
-            "type": "http.response.start",
-            "status": answer.status,
-            "headers": [
-                (b"content-type", b"application/json"),
-                (b"content-length", str(len(answer.body)).encode()),
-            ],
-        }
-    )
-    if answer.cut is not None:
-        await send(
-            {"type": "http.response.body", "body": answer.body[: answer.cut], "more_body": True}
-        )
-        await asyncio.sleep(0.05)  # let it go out before the line is cut
-        await _hang_up(receive, send)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(answer.body)).encode()),
+    ]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    if not answer.half:
+        await send({"type": "http.response.body", "body": answer.body})
         return
-    await send({"type": "http.response.body", "body": answer.body})
+    first = answer.body[: len(answer.body) // 2]
+    await send({"type": "http.response.body", "body": first, "more_body": True})
+    await _hang_up(receive, send)
 
 
 async def _patience(seconds: float, receive: Receive) -> None:
@@ -283,7 +239,7 @@ async def _patience(seconds: float, receive: Receive) -> None:
 
 
 async def _hang_up(receive: Receive, send: Send) -> None:
-    """Close the connection without another word.
+    """Close the connection, after what was written, without another word.
 
     ASGI has no word for that, so the server's own transport is closed; where there is none (an
     application called in process), the caller sees a ``ConnectionResetError``.
