@@ -20,7 +20,7 @@ from gateway.errors import CustomerError, ErrorText
 ABSENT = frozenset({"", "undefined", "null"})
 MOST = 1000
 """Parameters in one request; more are nobody's order."""
-_json = msgspec.json.Decoder(float_hook=Decimal)
+_json = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
 
 
 def read(query: bytes, content_type: str, body: bytes) -> dict[str, str]:
@@ -82,8 +82,6 @@ def _object(body: bytes) -> dict[str, str]:
         found = _json.decode(body)
     except (ValueError, ArithmeticError, RecursionError):  # msgspec's own are ValueErrors
         raise CustomerError(ErrorText.INCORRECT_REQUEST) from None
-    if not isinstance(found, dict):
-        raise CustomerError(ErrorText.INCORRECT_REQUEST)
     return {name: _text(name, value) for name, value in found.items()}
 
 
