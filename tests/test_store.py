@@ -130,6 +130,18 @@ async def test_an_order_that_is_not_covered_leaves_nothing_behind(store: Store) 
     await proven(store)
 
 
+async def test_a_customer_who_was_refused_at_first_can_pay_later(store: Store) -> None:
+    """Accounts that came into being with a refused order are gone with it."""
+    ann = await customer(store)
+    outcomes = await store.place([placement(ann.id)])
+    await store.post([ledger.top_up(ann.id, Money(MILLION, "USD"), "late", AT)])
+
+    assert [ErrorText.NOT_ENOUGH_FUNDS] == outcomes
+    assert MILLION == await available(store, ann.id)
+    assert 0 < (await order(store, placement(ann.id))).id
+    await proven(store)
+
+
 async def test_one_list_of_orders_has_an_outcome_for_each(store: Store) -> None:
     """A customer without money does not stand in the way of the others."""
     ann, bob = await customer(store, credit=MILLION), await customer(store, "bob")
