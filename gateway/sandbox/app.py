@@ -199,7 +199,11 @@ def create(
 def serve(listening: socket.socket, *, speed: float = 1.0, seed: int = 0) -> None:
     """Serve the panels on a bound socket until the process is told to stop."""
     config = uvicorn.Config(
-        create(speed=speed, seed=seed), log_config=None, access_log=False, lifespan="off"
+        create(speed=speed, seed=seed),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,  # an answer that hangs must not keep the process
     )
     uvicorn.Server(config).run(sockets=[listening])
 
