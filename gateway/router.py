@@ -6,7 +6,7 @@ what was last seen of its health live here, and nowhere else.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
@@ -146,7 +146,8 @@ class Router:
         found = await self._many(provider, Action.STATUS, ids, reader)
         missing = [one for one in ids if one not in found]
         if missing and len(ids) > 1:
-            found |= await self._singly(provider, Action.STATUS, missing, reader)
+            alone = [(one,) for one in missing]
+            found |= await self._together(provider, Action.STATUS, alone, reader)
         return found
 
     async def refill(
@@ -187,12 +188,20 @@ class Router:
         """Split ids into calls and put the answers together; each id has its own outcome."""
         every = tuple(dict.fromkeys(ids))
         size = self.batch(provider, action)
-        calls: list[Awaitable[dict[str, T | Refusal | CallFailed]]] = [
-            self._chunk(provider, action, every[start : start + size], read)
-            for start in range(0, len(every), size)
-        ]
+        chunks = [every[start : start + size] for start in range(0, len(every), size)]
+        return await self._together(provider, action, chunks, read)
+
+    async def _together(
+        self,
+        provider: str,
+        action: Action,
+        chunks: Iterable[tuple[str, ...]],
+        read: Callable[[Call, Any], Mapping[str, T]],
+    ) -> dict[str, T | Refusal | CallFailed]:
         found: dict[str, T | Refusal | CallFailed] = {}
-        for part in await asyncio.gather(*calls):
+        for part in await asyncio.gather(
+            *(self._chunk(provider, action, ids, read) for ids in chunks)
+        ):
             found |= part
         return found
 
@@ -208,21 +217,7 @@ class Router:
         except Rejected as rejected:
             if rejected.fault is Fault.ORDER and len(ids) > 1:
                 # One id that it does not like must not hide the others.
-                return await self._singly(provider, action, ids, read)
+                return await self._together(provider, action, [(one,) for one in ids], read)
             return dict.fromkeys(ids, Refusal(rejected.fault, rejected.text, rejected.words))
         except CallFailed as failure:
             return dict.fromkeys(ids, failure)
-
-    async def _singly(
-        self,
-        provider: str,
-        action: Action,
-        ids: Iterable[str],
-        read: Callable[[Call, Any], Mapping[str, T]],
-    ) -> dict[str, T | Refusal | CallFailed]:
-        found: dict[str, T | Refusal | CallFailed] = {}
-        for part in await asyncio.gather(
-            *(self._chunk(provider, action, (one,), read) for one in ids)
-        ):
-            found |= part
-        return found

@@ -1,6 +1,7 @@
 """``gateway customer …``: who may order, at which prices, with how much money."""
 
 import secrets
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
@@ -154,21 +155,31 @@ async def show(name: Name, json: Json = False) -> None:  # noqa: FBT002
         show_facts(facts)
 
 
-async def _post(store: Store, config: Config, name: str, transfer: Transfer, json: bool) -> None:  # noqa: FBT001
-    try:
-        (fresh,) = await store.post([transfer])
-    except CustomerError:
-        fail(f"the balance of {name} does not cover {text(transfer.amount)}", 1)
-    except TransferConflict:
-        fail("this reference was used for another amount; nothing was moved", 1)
-    facts = await _facts(store, await _find(store, name), config)
+async def _move(
+    make: Callable[[int, Money, str, int], Transfer],
+    name: str,
+    written: str,
+    reference: str | None,
+    *,
+    json: bool,
+) -> None:
+    """Post one transfer for a customer, and show what he has then."""
+    async with opened_store() as (store, config):
+        customer = await _find(store, name)
+        amount = _amount(written, config.currency)
+        transfer = make(customer.id, amount, reference or secrets.token_hex(8), now())
+        try:
+            (fresh,) = await store.post([transfer])
+        except CustomerError:
+            fail(f"the balance of {name} does not cover {amount}", 1)
+        except TransferConflict:
+            fail("this reference was used for another amount; nothing was moved", 1)
+        balance = text((await _balance(store, customer, config.currency)).available)
     if json:
-        show_json({"name": name, "balance": facts["balance"], "posted": fresh})
+        show_json({"name": name, "balance": balance, "posted": fresh})
     else:
-        show_facts(
-            {"balance": facts["balance"]}
-            | ({} if fresh else {"": "this reference was posted before; nothing was moved"})
-        )
+        again = {} if fresh else {"": "this reference was posted before; nothing was moved"}
+        show_facts({"balance": balance} | again)
 
 
 @app.command()
@@ -180,11 +191,7 @@ async def credit(
     json: Json = False,  # noqa: FBT002
 ) -> None:
     """Credit a customer with money that he paid."""
-    async with opened_store() as (store, config):
-        customer = await _find(store, name)
-        money = _amount(amount, config.currency)
-        transfer = ledger.top_up(customer.id, money, reference or secrets.token_hex(8), now())
-        await _post(store, config, name, transfer, json)
+    await _move(ledger.top_up, name, amount, reference, json=json)
 
 
 @app.command()
@@ -196,11 +203,7 @@ async def debit(
     json: Json = False,  # noqa: FBT002
 ) -> None:
     """Take money from a customer, such as a payment that was charged back."""
-    async with opened_store() as (store, config):
-        customer = await _find(store, name)
-        money = _amount(amount, config.currency)
-        transfer = ledger.withdrawal(customer.id, money, reference or secrets.token_hex(8), now())
-        await _post(store, config, name, transfer, json)
+    await _move(ledger.withdrawal, name, amount, reference, json=json)
 
 
 async def _change(name: str, *, json: bool, **fields: object) -> None:
