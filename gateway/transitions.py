@@ -67,6 +67,14 @@ class Following(msgspec.Struct, frozen=True):
         return now + min(max((now - order.created_at) // 20, self.every), 30 * MINUTE)
 
 
+_CANCELED: Mapping[str, object] = {
+    "state": State.FAILED,
+    "status": Status.CANCELED,
+    "cancel": Cancel.ASKED,
+}
+"""What an order becomes that no provider has, and that its customer wants canceled."""
+
+
 def _become(
     order: Order, event: Event, at: int, fields: Mapping[str, object], *, frees: bool = False
 ) -> Change:
@@ -165,6 +173,10 @@ def refused(
         if order.attempt != attempt or order.state not in (State.SENDING, State.UNKNOWN):
             return None
         event = Event(kind, _attempt(order, words=words))
+        if order.cancel is Cancel.WANTED and not isinstance(then, ErrorText):
+            # Nobody has it and the customer does not want it: it goes nowhere else.
+            fields = {**_CANCELED, "error": str(ErrorText.UNAVAILABLE)}
+            return _become(order, event, at, fields)
         if isinstance(then, Choice):
             return _become(order, event, at, _taking(then, attempt + 1, at))
         if then is None:
@@ -226,8 +238,7 @@ def cancel_wanted(at: int) -> Transition:
     def change(order: Order) -> Change | None:
         event = Event("cancel wanted")
         if order.state is State.QUEUED:
-            fields = {"state": State.FAILED, "status": Status.CANCELED, "cancel": Cancel.ASKED}
-            return _become(order, event, at, fields)
+            return _become(order, event, at, _CANCELED)
         if order.cancel is not Cancel.NONE or not cancelable(order):
             return None
         return _become(order, event, at, {"cancel": Cancel.WANTED})

@@ -227,6 +227,15 @@ def test_an_order_that_was_never_sent_is_canceled_at_once() -> None:
     assert ["release"] == [one.code for one in change.transfers]
 
 
+@pytest.mark.parametrize("refused", [NEXT, WAIT], ids=["next", "wait"])
+def test_a_refused_order_whose_cancel_is_wanted_goes_nowhere_else(refused: Transition) -> None:
+    """No other provider is asked for what would be canceled there."""
+    change = become(example(State.SENDING, cancel=Cancel.WANTED), refused)
+
+    assert (State.FAILED, "Canceled") == (change.order.state, change.order.word)
+    assert ["release"] == [one.code for one in change.transfers]
+
+
 @pytest.mark.parametrize("status", Status)
 def test_a_settled_order_is_not_canceled(status: Status) -> None:
     """There is nothing left to cancel; every other order remembers the wish."""
