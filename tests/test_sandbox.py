@@ -293,7 +293,7 @@ async def test_what_is_no_number_is_refused(common: Caller, name: str, number: s
     async with calling("smmai") as smmai:
         caller = smmai if name in {"posts", "min", "delay"} else common
         if caller is smmai:
-            service, params = 8, {**OF_TYPE["Subscriptions"]}
+            service, params = 8, dict[str, object](OF_TYPE["Subscriptions"])
         answer = await caller("add", **({"service": service} | params | {name: number}))
 
         harmless = number == "0" and name in {"runs", "posts", "delay"}
