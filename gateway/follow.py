@@ -114,6 +114,9 @@ class Follow:
     async def advance(self, steps: Sequence[Step]) -> list[Order | Failure]:
         """Take orders further, and let their customers see it at once."""
         outcomes = await self._store.advance(steps)
+        for step, outcome in zip(steps, outcomes, strict=True):
+            if isinstance(outcome, Failure):
+                log.error("an order stays as it is", order=step.order, reason=outcome)
         await self._cache.drop(
             [f"status/{one.customer}/{one.id}" for one in outcomes if isinstance(one, Order)]
         )

@@ -196,15 +196,18 @@ class Orders:
         with structlog.contextvars.bound_contextvars(order=order.id):
             for number, choice in enumerate(choices):
                 rest = choices[number + 1 :]
-                order = await self._decide(order, await self._attempt(flight, order, choice, rest))
+                change, taken = await self._attempt(flight, order, choice, rest)
+                order = await self._decide(order, change)
+                if taken and order.upstream_id != taken and order.state is not State.UNKNOWN:
+                    log.error("taken by a provider after it was given up", upstream_id=taken)
                 if order.state is not State.SENDING:
                     break
         return order
 
     async def _attempt(
         self, flight: Flight, order: Order, choice: Choice, rest: Sequence[Choice]
-    ) -> Transition:
-        """Ask one provider, once, and return what its answer makes of the order."""
+    ) -> tuple[Transition, str]:
+        """Ask one provider, once; return what its answer makes of the order, and the id it gave."""
         attempt = order.attempt
         try:
             upstream_id = await self._router.add(
@@ -212,19 +215,19 @@ class Orders:
             )
         except Indeterminate as failure:
             log.warning("outcome not known", provider=choice.provider, reason=str(failure))
-            return transitions.unknown(str(failure), attempt, self._now())
+            return transitions.unknown(str(failure), attempt, self._now()), ""
         except Rejected as refusal:
             another = ANOTHER_ROUTE[refusal.fault]
             then = self._next(flight, refusal.text, rest if another else ())
-            return transitions.refused(
-                "refused", refusal.words, attempt, self._now(), then=then, frees=flight.deciding
-            )
+            kind, words = "refused", refusal.words
         except (Unreachable, Unsupported) as failure:
             then = self._next(flight, ErrorText.UNAVAILABLE, rest)
-            return transitions.refused(
-                "unreachable", str(failure), attempt, self._now(), then=then, frees=flight.deciding
-            )
-        return transitions.accepted(upstream_id, attempt, self._now(), self._following)
+            kind, words = "unreachable", str(failure)
+        else:
+            now = self._now()
+            return transitions.accepted(upstream_id, attempt, now, self._following), upstream_id
+        frees = flight.deciding
+        return transitions.refused(kind, words, attempt, self._now(), then=then, frees=frees), ""
 
     def _next(
         self, flight: Flight, text: ErrorText, rest: Sequence[Choice]

@@ -25,15 +25,13 @@ _json = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
 
 def read(query: bytes, content_type: str, body: bytes) -> dict[str, str]:
     """Return the parameters that are there; ``CustomerError`` when they cannot be read."""
-    pairs = _form(query)
-    if body:
-        pairs |= _body(content_type, body)
     params: dict[str, str] = {}
-    for name, value in pairs.items():
-        if value not in ABSENT:
-            if "\0" in value or "\0" in name:
-                raise CustomerError(ErrorText.INCORRECT_REQUEST)
-            params[name] = value
+    for pairs in (_form(query), _body(content_type, body) if body else {}):
+        for name, value in pairs.items():
+            if value not in ABSENT:
+                if "\0" in value or "\0" in name:
+                    raise CustomerError(ErrorText.INCORRECT_REQUEST)
+                params[name] = value
     return params
 
 

@@ -24,6 +24,9 @@ from gateway.model import (
 from gateway.order_types import SUBSCRIPTIONS
 from gateway.store import Change, Transition
 
+TOO_LATE = "accepted too late"
+"""An event: a provider has taken an order that was settled otherwise meanwhile."""
+
 SECOND = 1000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
@@ -123,9 +126,13 @@ def accepted(upstream_id: str, attempt: int, at: int, following: Following) -> T
     """The provider gave an order id: an answer, though it may come after we stopped waiting."""
 
     def change(order: Order) -> Change | None:
-        if order.attempt != attempt or order.state not in (State.SENDING, State.UNKNOWN):
+        if order.attempt == attempt and order.state in (State.SENDING, State.UNKNOWN):
+            return _placed(order, Event("accepted", _attempt(order, upstream_id)), at, following)
+        if order.upstream_id == upstream_id:
             return None
-        return _placed(order, Event("accepted", _attempt(order, upstream_id)), at, following)
+        # It was given up meanwhile: no money follows, but the owner must be able to see it.
+        event = Event(TOO_LATE, {"attempt": attempt, "upstream_id": upstream_id})
+        return _become(order, event, at, {})
 
     return change
 

@@ -100,22 +100,39 @@ def test_a_step_leads_from_its_states_alone(name: str, state: State) -> None:
 
     if state in leads:
         assert leads[state] is become(order, change).order.state
+    elif name == "accepted" and state is not State.PLACED:
+        assert only_noted(order, change)
     else:
         assert change(order) is None
+
+
+def only_noted(order: Order, change: Transition) -> bool:
+    """Tell whether a late answer is remembered and moves nothing."""
+    became = become(order, change)
+    noted = became.event is not None and became.event.kind == transitions.TOO_LATE
+    same = msgspec.structs.replace(became.order, version=order.version) == order
+    return noted and same and became.transfers == ()
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        transitions.accepted("9", LAST - 1, NOW, FOLLOWING),
         transitions.refused("refused", "no", LAST - 1, NOW, then=ErrorText.BAD_LINK),
         transitions.unknown("timeout", LAST - 1, NOW),
     ],
-    ids=["accepted", "refused", "unknown"],
+    ids=["refused", "unknown"],
 )
 def test_what_comes_late_of_an_earlier_attempt_changes_nothing(change: Transition) -> None:
     """The order is elsewhere by then."""
     assert change(example(State.SENDING)) is None
+
+
+def test_an_id_that_comes_too_late_is_remembered_for_the_owner() -> None:
+    """A provider has an order that was given up; no money follows, but somebody must see it."""
+    change = transitions.accepted("9", LAST - 1, NOW, FOLLOWING)
+
+    assert only_noted(example(State.SENDING), change)
+    assert change(example(State.PLACED, upstream_id="9")) is None
 
 
 # --- placed and sent -----------------------------------------------------------------------------

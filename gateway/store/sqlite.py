@@ -160,9 +160,7 @@ class SqliteStore:
             return order
         return self._write(db, order, change) or change.order
 
-    def _write(
-        self, db: apsw.Connection, before: Order | None, change: Change
-    ) -> Failure | None:
+    def _write(self, db: apsw.Connection, before: Order | None, change: Change) -> Failure | None:
         """Write a change whole, or say why nothing of it was written."""
         order = change.order
         db.execute("SAVEPOINT change")
@@ -173,7 +171,7 @@ class SqliteStore:
                 fields = changed(before, order)
                 names = ", ".join(f'"{name}" = ?' for name in fields)
                 db.execute(
-                    f"UPDATE orders SET {names} WHERE id = ?",  # noqa: S608  # columns of ours
+                    f"UPDATE orders SET {names} WHERE id = ?",  # columns of ours
                     (*fields.values(), order.id),
                 )
             for transfer in change.transfers:
@@ -406,7 +404,9 @@ class SqliteStore:
 
     async def save_offers(self, provider: str, offers: Sequence[Offer], at: int) -> int:
         """Replace a provider's offers, writing only what differs."""
-        known = (await self._offers(gone=True)).get(provider, {})
+        # Read before the commit: in a large list the writer would keep orders waiting. Should
+        # two lists of one provider cross, the next one puts right what they leave.
+        known = (await self._offers("provider = ?", provider)).get(provider, {})
         new = {offer.id: offer for offer in offers}
         fresh = [
             (provider, *to_row(offer)) for offer in offers if known.get(offer.id) != (offer, None)
@@ -420,7 +420,7 @@ class SqliteStore:
         def run(db: apsw.Connection) -> int:
             names = ("provider", *columns(Offer))
             db.executemany(
-                f"INSERT OR REPLACE INTO offers ({listed(names)}) "  # noqa: S608  # ours
+                f"INSERT OR REPLACE INTO offers ({listed(names)}) "  # ours
                 f"VALUES ({', '.join('?' * len(names))})",
                 fresh,
             )
@@ -439,16 +439,17 @@ class SqliteStore:
         """Return every provider's offers that are not gone."""
         return {
             provider: {one: offer for one, (offer, _) in offers.items()}
-            for provider, offers in (await self._offers(gone=False)).items()
+            for provider, offers in (await self._offers("gone_at IS NULL")).items()
         }
 
-    async def _offers(self, *, gone: bool) -> dict[str, dict[str, tuple[Offer, int | None]]]:
-        where = "" if gone else " WHERE gone_at IS NULL"
-        statement = f"SELECT provider, gone_at, {listed(columns(Offer))} FROM offers{where}"  # noqa: S608  # ours
+    async def _offers(
+        self, where: str, *bindings: str
+    ) -> dict[str, dict[str, tuple[Offer, int | None]]]:
+        statement = f"SELECT provider, gone_at, {listed(columns(Offer))} FROM offers WHERE {where}"
 
         def run(db: apsw.Connection) -> dict[str, dict[str, tuple[Offer, int | None]]]:
             found: dict[str, dict[str, tuple[Offer, int | None]]] = {}
-            for provider, gone_at, *row in db.execute(statement):
+            for provider, gone_at, *row in db.execute(statement, bindings):
                 offer = from_row(Offer, row)
                 found.setdefault(provider, {})[offer.id] = (offer, gone_at)
             return found
@@ -470,7 +471,7 @@ class SqliteStore:
                 values = ", ".join("?" * len(seen))
                 updates = ", ".join(f'"{name}" = excluded."{name}"' for name in seen)
                 db.execute(
-                    f"INSERT INTO sightings ({names}) VALUES ({values}) "  # noqa: S608  # ours
+                    f"INSERT INTO sightings ({names}) VALUES ({values}) "  # ours
                     f"ON CONFLICT (provider) DO UPDATE SET {updates}",
                     tuple(seen.values()),
                 )

@@ -10,7 +10,7 @@ from gateway.model import MOVES, Code, Kind, Order, Transfer
 from gateway.store.rows import columns, from_row, listed, to_row
 
 
-class NoFunds(Exception):  # noqa: N818  # an outcome on its way to a return value
+class NoFunds(Exception):  # an outcome on its way to a return value
     """A floor is in the way; the caller's savepoint undoes what came before."""
 
 

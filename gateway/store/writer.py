@@ -69,33 +69,37 @@ def _log_ahead(db: apsw.Connection, patience: int) -> None:
 
 def migrations() -> list[tuple[int, str]]:
     """Return the numbered statements that make the schema, in order."""
-    found = []
-    for file in resources.files("gateway.store").joinpath("migrations/sqlite").iterdir():
-        if match := _MIGRATION.fullmatch(file.name):
-            found.append((int(match[1]), file.read_text()))
-    return sorted(found)
+    files = resources.files("gateway.store").joinpath("migrations/sqlite").iterdir()
+    return sorted(
+        (int(match[1]), file.read_text())
+        for file in files
+        if (match := _MIGRATION.fullmatch(file.name))
+    )
 
 
 def migrate(db: apsw.Connection, path: Path) -> None:
-    """Bring the schema up to this program's; a file of a newer program is refused."""
-    known = migrations()
+    """Bring the schema up to this program's, as a whole; a newer program's file is refused."""
     db.execute("BEGIN EXCLUSIVE")
     try:
-        version = db.pragma("user_version")
-        if version > known[-1][0]:
-            msg = (
-                f"{path}: written by a newer version of the gateway "
-                f"(schema {version}, this program knows {known[-1][0]}); install that version"
-            )
-            raise ConfigError(msg)
-        for number, statements in known:
-            if number > version:
-                db.execute(statements)
-                db.execute(f"PRAGMA user_version = {number}")
+        _apply(db, migrations(), path)
     except BaseException:
         db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")
+
+
+def _apply(db: apsw.Connection, known: list[tuple[int, str]], path: Path) -> None:
+    version = db.pragma("user_version")
+    newest = known[-1][0]
+    if version > newest:
+        raise ConfigError(
+            f"{path}: written by a newer version of the gateway "
+            f"(schema {version}, this program knows {newest}); install that version"
+        )
+    for number, statements in known:
+        if number > version:
+            db.execute(statements)
+            db.execute(f"PRAGMA user_version = {number}")
 
 
 class Writer:
