@@ -36,9 +36,7 @@ class ErrorText(StrEnum):
     INCORRECT_RUNS = "Incorrect runs"
     INCORRECT_INTERVAL = "Incorrect interval"
     NO_DRIPFEED = "Dripfeed is not supported by this service"
-    ACTIVE_ORDER = (
-        "You have active order with this link. Please wait until order being completed."
-    )
+    ACTIVE_ORDER = "You have active order with this link. Please wait until order being completed."
     IDENTICAL_ORDER = "An identical order was just placed"
     KEY_REUSED = "This idempotency key was used for another order"
     INCORRECT_ORDER = "Incorrect order ID"

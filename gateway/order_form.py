@@ -182,4 +182,3 @@ def _subscription(params: dict[str, str], limits: Limits) -> Form:
         raise CustomerError(ErrorText.INVALID_QUANTITY)
     tidy = {"min": str(least), "max": str(most), "posts": str(new)}
     return Form(params | tidy, posts * most, most)
-

@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from redistmp import redis
 
 from gateway import sandbox
+from redistmp import redis
 
 PROGRAM = [sys.executable, "-m", "gateway"]
 YAML = """

@@ -22,6 +22,7 @@ def serve_sandbox(
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen()  # whoever reads the addresses may come at once
     except OSError as error:
         fail(f"{host}:{port}: {os.strerror(error.errno or 0)}; choose another with --port", 1)
     address = f"http://{host}:{listening.getsockname()[1]}"
