@@ -225,7 +225,8 @@ class RedisCache:
             self._failed(self._server, error)
             return {}
         self._server.over()
-        return {key: value for key, value in zip(keys, values, strict=True) if value is not None}
+        pairs = zip(keys, values, strict=True)
+        return {key: value for key, value in pairs if isinstance(value, bytes)}
 
     async def _write(self, keys: Sequence[str], items: Mapping[str, bytes], ttl: int) -> None:
         storing = bool(items) and self._storing.may_try()
@@ -295,7 +296,7 @@ class _Trouble:
 
     def begin(self, error: Exception) -> None:
         """Note a failure."""
-        self._until = self._clock() + self._pause
+        self._until = max(self._until, self._clock() + self._pause)
         if not self._present:
             self._present = True
             _log.warning(f"{self._name}_failed", error=f"{type(error).__name__}: {error}")

@@ -357,7 +357,8 @@ class _Connection(asyncio.Protocol):
 
     async def exchange(self, request: bytes) -> httpx.Response:
         """Write a request and return the answer to it."""
-        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[httpx.Response] = asyncio.get_running_loop().create_future()
+        self._waiter = waiter
         self._received = 0
         self._complete = False
         self._clear()
