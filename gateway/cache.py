@@ -95,6 +95,8 @@ class MemoryCache:
         until = self._clock() + ttl
         for key, value in items.items():
             self._forget(key)
+            if _weight(key, value) > self._capacity:
+                continue  # everything else would make room in vain
             self._entries[key] = value, until
             self._size += _weight(key, value)
         while self._size > self._capacity:

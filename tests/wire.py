@@ -10,7 +10,7 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 LIMIT = 1 << 20
 
@@ -125,7 +125,7 @@ async def serve(talk: Talk, tls: ssl.SSLContext | None = None) -> AsyncIterator[
 
 
 @contextlib.contextmanager
-def full_house() -> "contextlib._GeneratorContextManager[str]":
+def full_house() -> Iterator[str]:
     """Yield the URL of a listener whose queue is full, so that connecting to it never ends."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
