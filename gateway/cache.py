@@ -14,8 +14,6 @@ from typing import Protocol, TypeVar
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 PREFIX = "gateway:"
 """Before every key, so that a Redis may be shared with other programs."""
@@ -163,7 +161,6 @@ class RedisCache:
                 timeout=PATIENCE,
                 socket_timeout=PATIENCE,
                 socket_connect_timeout=PATIENCE,
-                retry=Retry(NoBackoff(), 0),  # asking again is what the pause is there to avoid
                 protocol=2,
             )
         )
