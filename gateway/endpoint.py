@@ -31,6 +31,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 log = structlog.get_logger()
 
 PATHS = frozenset({"/api/v2", "/api/v2/"})
+METHODS = frozenset({"GET", "POST"})
+"""Only these act; a HEAD or an OPTIONS that somebody's browser sends must not order anything."""
 LARGEST = 256 * 1024
 MOST_IDS = 1000
 LONGEST_IDEMPOTENCY_KEY = 255
@@ -104,10 +106,13 @@ class Endpoint:
             await self._other(scope, receive, send)
             return
         try:
-            body = await _body(receive)
+            body = await _body(scope, receive)
         except ConnectionResetError:
             return  # half a request is not acted on, and nobody waits for the answer
-        answer = TOO_LARGE if body is None else await self._answer(scope, body)
+        if scope["method"] not in METHODS:
+            answer = error(ErrorText.INCORRECT_REQUEST)
+        else:
+            answer = TOO_LARGE if body is None else await self._answer(scope, body)
         start: Message = {
             "type": "http.response.start",
             "status": answer.status,
@@ -118,7 +123,8 @@ class Endpoint:
             ],
         }
         await send(start)
-        await send({"type": "http.response.body", "body": answer.body})
+        head = scope["method"] == "HEAD"
+        await send({"type": "http.response.body", "body": b"" if head else answer.body})
 
     async def _answer(self, scope: Scope, body: bytes) -> Answer:
         if not self._ready():
@@ -231,11 +237,14 @@ class Endpoint:
 _INCORRECT_ORDER = _encode({"error": ErrorText.INCORRECT_ORDER})
 
 
-async def _body(receive: Receive) -> bytes | None:
+async def _body(scope: Scope, receive: Receive) -> bytes | None:
     """Return the whole body; ``None`` when it is too large.
 
     Raises ``ConnectionResetError`` when the client went away before its end.
     """
+    length = dict(scope["headers"]).get(b"content-length", b"")
+    if length.isdigit() and int(length[:18]) > LARGEST:
+        return None
     parts: list[bytes] = []
     size = 0
     while True:

@@ -37,6 +37,10 @@ log = structlog.get_logger()
 
 FRESH_FOR = 5.0
 """Seconds for which a cached status may differ from what another process has written."""
+NOTICED = 10_000
+"""Oddities that are remembered, so that each is logged once."""
+ONE_REFILL = 24 * transitions.HOUR
+"""For how long a refill that is under way answers for any repeat of it."""
 ENDED = frozenset({RefillStatus.COMPLETED, RefillStatus.REJECTED})
 
 
@@ -60,9 +64,16 @@ def view(order: Order) -> dict[str, object]:
         row |= {"posts": order.posts or 0}
         if order.expiry:
             row["expiry"] = order.expiry
-    elif order.runs is not None:
-        row["runs"] = order.runs
+    elif "runs" in order.params:
+        row["runs"] = _runs(order, remains)
     return row
+
+
+def _runs(order: Order, remains: int) -> int:
+    """Return how many runs of a drip-feed are done; reckoned where the provider doesn't say."""
+    if order.runs is not None:
+        return order.runs
+    return max(order.size - remains, 0) // int(order.params["quantity"])
 
 
 class Follow:
@@ -86,7 +97,7 @@ class Follow:
         self._answer_within = answer_within
         self._now = now
         self._work: set[asyncio.Future[Any]] = set()
-        self._unknown_words: set[tuple[str, str]] = set()
+        self._noticed: set[tuple[str, ...]] = set()
 
     # --- statuses -------------------------------------------------------------------------
 
@@ -142,7 +153,8 @@ class Follow:
             elif isinstance(outcome, Refusal):
                 # An order that it gave us and now denies is a matter for the owner, not a cancel.
                 metrics.denied_orders.labels(provider).inc()
-                log.error("a provider denies an order", provider=provider, order=order.id)
+                if self._first("denied", provider, str(order.id)):
+                    log.error("a provider denies an order", provider=provider, order=order.id)
             elif outcome is None:
                 log.warning("a provider is silent on an order", provider=provider, order=order.id)
         if steps:
@@ -150,19 +162,41 @@ class Follow:
         return len(orders)
 
     def _notice(self, order: Order, report: Report) -> None:
-        """Make a word that nobody knows, or a currency that can't be, visible."""
-        if report.status is None:
-            metrics.unknown_words.labels(order.provider).inc()
-            if (order.provider, report.word) not in self._unknown_words:
-                self._unknown_words.add((order.provider, report.word))
-                log.warning("unknown status word", provider=order.provider, word=report.word[:60])
+        """Make visible what cannot be true, once for each order."""
+        provider = order.provider
+        if transitions.understood(order, report) is None:
+            metrics.unknown_words.labels(provider).inc()
+            if self._first("word", provider, report.word):
+                log.warning("a status that says nothing", provider=provider, word=report.word[:60])
         if report.currency not in ("", order.cost_currency):
-            log.error(
-                "a provider charges in another currency than declared",
-                provider=order.provider,
-                declared=order.cost_currency,
-                said=report.currency[:10],
+            if self._first("currency", provider, report.currency):
+                log.error(
+                    "a provider charges in another currency than declared",
+                    provider=provider,
+                    declared=order.cost_currency,
+                    said=report.currency[:10],
+                )
+        elif (
+            report.charge
+            and 0 < order.cost * 101 < report.charge * 100
+            and self._first("charge", provider, str(order.id))
+        ):
+            log.warning(
+                "a provider charges more than it listed",
+                provider=provider,
+                order=order.id,
+                listed=money.text(order.cost),
+                charged=money.text(report.charge),
             )
+
+    def _first(self, *what: str) -> bool:
+        """Tell whether this is noticed for the first time; a flood forgets, rather than grows."""
+        if what in self._noticed:
+            return False
+        if len(self._noticed) >= NOTICED:
+            self._noticed.clear()
+        self._noticed.add(what)
+        return True
 
     # --- refills --------------------------------------------------------------------------
 
@@ -189,12 +223,14 @@ class Follow:
                     created_at=self._now(),
                 )
                 for order in wanted
-            ]
+            ],
+            since=self._now() - ONE_REFILL,
         )
-        refills = {one.order: one for one in written}
-        answers |= {order: refill.id for order, refill in refills.items()}
+        answers |= {refill.order: refill.id for refill, _ in written}
+        refills = {refill.order: refill for refill, fresh in written if fresh}
+        fresh = [order for order in wanted if order.id in refills]
         answers |= await self._soon(
-            self._each_provider(wanted, lambda name, mine: self._ask_refills(name, mine, refills))
+            self._each_provider(fresh, lambda name, mine: self._ask_refills(name, mine, refills))
         )
         return {order_id: answers[order_id] for order_id in ids}
 
@@ -289,12 +325,14 @@ class Follow:
         marked = await self.advance(
             [Step(order.id, transitions.cancel_wanted(now)) for order in orders]
         )
+        # Where another request was faster, it is the one that tells the provider.
         open_ = [
-            order
-            for order in marked
-            if isinstance(order, Order)
-            and order.cancel is Cancel.WANTED
-            and order.state is State.PLACED
+            after
+            for before, after in zip(orders, marked, strict=True)
+            if isinstance(after, Order)
+            and after.version > before.version
+            and after.cancel is Cancel.WANTED
+            and after.state is State.PLACED
         ]
         return await self._soon(self._each_provider(open_, self._tell_cancels))
 

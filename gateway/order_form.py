@@ -93,7 +93,23 @@ def number(text: str, error: ErrorText) -> int:
 
 def lines(text: str) -> list[str]:
     r"""Return a list's entries: separated by ``\n`` or ``\r\n``, without the blank ones."""
-    return [line for one in text.replace("\r", "\n").split("\n") if (line := one.strip())]
+    return [line for line in text.replace("\r", "\n").split("\n") if line.strip()]
+
+
+def canonical(sent: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return what an order says, however it is spelled: what makes two of them the same.
+
+    Without the service's own rules, so that a repeat is known even when the service is gone.
+    """
+    said = {name: value for name, value in sent.items() if name in KNOWN}
+    if "url" in said:
+        said.setdefault("link", said.pop("url"))
+    for name, value in said.items():
+        if name in LISTS:
+            said[name] = "\n".join(lines(value))
+        elif _NUMBER.fullmatch(value):
+            said[name] = str(int(value))
+    return sorted(said.items())
 
 
 def _params(kind: OrderType, sent: Mapping[str, str]) -> dict[str, str]:

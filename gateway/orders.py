@@ -47,8 +47,11 @@ SECOND_LOOK = 0.02
 """Seconds between two looks at an order that another process is sending."""
 DATABASE_BACK = 0.5
 """Seconds between two tries to write down what a provider has answered."""
-GRACE = 60_000
-"""Milliseconds beyond a provider's own time after which nobody is sending an order any more."""
+GRACE = 5_000
+"""Milliseconds beyond a provider's own time after which nobody is sending an order any more.
+
+It may be short: an answer that comes after all turns an unknown order into what it says.
+"""
 
 
 class Flight:
@@ -145,12 +148,16 @@ class Orders:
         return service
 
     def _claim(self, sent: Mapping[str, str], key: str) -> Claim | None:
-        """Return what makes a repeat of this order find it, if anything does."""
+        """Return what makes a repeat of this order find it, if anything does.
+
+        A customer who gives each order a key of its own says that they differ, whatever they
+        look like; ``duplicates`` is for clients that say nothing.
+        """
         duplicates = self._promises.duplicates
         if not key and duplicates == "allow":
             return None
-        said = sorted((name, value) for name, value in sent.items() if name in order_form.KNOWN)
-        fingerprint = hashlib.sha256(msgspec.json.encode(said)).digest()
+        said = msgspec.json.encode(order_form.canonical(sent))
+        fingerprint = hashlib.sha256(said).digest()
         if key:
             return Claim(f"key/{key}", fingerprint, 0)
         since = self._now() - int(self._promises.duplicate_window * 1000)

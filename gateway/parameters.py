@@ -20,14 +20,19 @@ from gateway.errors import CustomerError, ErrorText
 ABSENT = frozenset({"", "undefined", "null"})
 MOST = 1000
 """Parameters in one request; more are nobody's order."""
+MOST_DIGITS = 100
+_BOM = b"\xef\xbb\xbf"
+_SPACE = " \t\r\n"
 _json = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
 
 
 def read(query: bytes, content_type: str, body: bytes) -> dict[str, str]:
     """Return the parameters that are there; ``CustomerError`` when they cannot be read."""
     params: dict[str, str] = {}
+    body = body.removeprefix(_BOM)
     for pairs in (_form(query), _body(content_type, body) if body else {}):
-        for name, value in pairs.items():
+        for name, sent in pairs.items():
+            value = sent.strip(_SPACE)
             if value not in ABSENT:
                 if "\0" in value or "\0" in name:
                     raise CustomerError(ErrorText.INCORRECT_REQUEST)
@@ -89,16 +94,23 @@ def _text(name: str, value: Any) -> str:  # noqa: ANN401  # whatever JSON holds
             return value
         case None:
             return ""
-        case bool():
-            return "1" if value else "0"
+        case bool():  # no number: an order called true is not order 1
+            return "true" if value else "false"
         case int():
             return str(value)
         case Decimal():
-            # "1E+9" as it came would be no number to anybody; as digits it may be too many.
-            return f"{value:f}" if abs(value.adjusted()) < 100 else str(value)  # noqa: PLR2004
+            return _digits(value)
         case list() if all(isinstance(one, str | int) for one in value):
             return _joined(name, [_text(name, one) for one in value])
     raise CustomerError(ErrorText.INCORRECT_REQUEST)
+
+
+def _digits(value: Decimal) -> str:
+    """Write a JSON number in digits: 100.0 is 100, and what would be too many stays as it came."""
+    if abs(value.adjusted()) > MOST_DIGITS:
+        return str(value)
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _joined(name: str, values: Iterable[str]) -> str:

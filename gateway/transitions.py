@@ -272,13 +272,32 @@ def cancel_answered(words: str | None, at: int) -> Transition:
     return change
 
 
+SUBSCRIPTIONS_ONLY = frozenset({Status.ACTIVE, Status.PAUSED, Status.EXPIRED})
+
+
+def understood(order: Order, report: Report) -> Status | None:
+    """Return the status that a report gives this order; ``None`` when it says nothing certain.
+
+    That is a word which nobody knows, a subscription's word for another order, or a partial
+    delivery of which nobody can tell the share.
+    """
+    subscription = order.type == SUBSCRIPTIONS
+    if report.status in SUBSCRIPTIONS_ONLY and not subscription:
+        return None
+    shareless = _remains(order, report) is None and order.status is not Status.PARTIAL
+    if report.status is Status.PARTIAL and shareless and not subscription:
+        return None
+    return report.status
+
+
 def reported(report: Report, at: int, following: Following) -> Transition:
     """Take over what the provider says of an order; a word that nobody knows changes nothing."""
 
     def change(order: Order) -> Change | None:
-        if order.state is not State.PLACED or report.status is None:
+        status = understood(order, report)
+        if order.state is not State.PLACED or status is None:
             return None
-        fields = _news(order, report, report.status, at)
+        fields = _news(order, report, status, at)
         if not fields:
             return None
         detail: dict[str, str | int | None] = {"status": report.word}

@@ -514,7 +514,7 @@ TEXTS: Mapping[tuple[Fault, ErrorText], str] = {
     (Fault.BUSY, ErrorText.ACTIVE_ORDER): """
         You have active order with this link. Please wait until order being completed.
         Active order with this link exists | neworder.error.link_duplicate""",
-    (Fault.BUSY, ErrorText.IDENTICAL_ORDER): """
+    (Fault.CUSTOMER, ErrorText.IDENTICAL_ORDER): """
         An identical order was just placed | error.duplicate_order""",
     (SERVICE, GONE): """
         Incorrect service ID | Invalid service ID | Service ID does not exists

@@ -273,6 +273,39 @@ async def test_a_body_over_256_kib_is_413_in_json(tmp_path: Path) -> None:
         assert (413, {"error": "Incorrect request"}) == (answer.status_code, answer.json())
 
 
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"])
+async def test_only_get_and_post_act(tmp_path: Path, method: str) -> None:
+    """A browser's question beforehand, or a link checker, must not order anything."""
+    panel = Panel()
+    async with world(tmp_path, p=panel) as one:
+        form = {"key": one.key, "action": "add", "service": "101", "quantity": "100"}
+        query = urlencode(form | {"link": "https://x.com/a"})
+        answer = await one.client.request(method, f"/api/v2?{query}")
+
+        body = b"" if method == "HEAD" else b'{"error":"Incorrect request"}'
+        assert (200, body) == (answer.status_code, answer.content)
+        assert [] == panel.asked("add")
+        assert "100.00" == await one.balance()
+
+
+async def test_a_json_true_is_no_order_1(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        await one.add()
+        for orders in (True, [True]):
+            body = {"key": one.key, "action": "cancel", "order": orders}
+            answer = await one.client.post("/api/v2", json=body)
+            assert "Incorrect order ID" in answer.text
+        assert "" == (await one.order(1)).cancel
+
+
+async def test_a_body_that_is_announced_too_large_is_not_waited_for(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        headers = {"content-length": "999999999"}
+        answer = await one.client.post("/api/v2", content=b"key=", headers=headers)
+
+        assert 413 == answer.status_code
+
+
 async def test_half_a_request_is_not_acted_on(tmp_path: Path) -> None:
     """A client that goes away in the middle of `quantity=1000` did not order 10."""
     panel = Panel()
@@ -491,16 +524,20 @@ async def test_refills_are_asked_for_and_followed(tmp_path: Path) -> None:
         await one.add(link="https://x.com/b")
 
         assert {"refill": "1"} == await one.api("refill", order=1)
+        assert {"status": "Pending"} == await one.api("refill_status", refill=1)
+        assert {"refill": "1"} == await one.api("refill", order=1), "it is under way already"
+        assert 1 == len(panel.asked("refill"))
+
+        await one.look_refills()
+
+        assert {"status": "Completed"} == await one.api("refill_status", refill=1)
         assert [
             {"order": 1, "refill": 2},
             {"order": 2, "refill": {"error": "Refill is not available"}},
             {"order": 9, "refill": {"error": "Incorrect order ID"}},
         ] == await one.api("refill", orders="1,2,9")
-        assert {"status": "Pending"} == await one.api("refill_status", refill=1)
-
         await one.look_refills()
 
-        assert {"status": "Completed"} == await one.api("refill_status", refill=1)
         assert [
             {"refill": 1, "status": "Completed"},
             {"refill": 2, "status": "Rejected"},

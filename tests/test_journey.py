@@ -241,6 +241,9 @@ async def test_canceled_answers_the_whole_size_as_remains(tmp_path: Path) -> Non
         {"error": "Incorrect order ID", "status": "104"},
         {"error": "Incorrect order ID"},
         {"status": "Quantum", "charge": "0", "remains": "0"},
+        {"status": "Active", "charge": "0.09", "remains": "0"},
+        {"status": "Partial", "charge": "0.09"},
+        {"status": "Partial", "charge": "0.09", "remains": "some"},
         {},
         [],
         {"1": {"status": "Completed"}},
@@ -367,6 +370,7 @@ async def test_identical_orders_within_the_window(
         await one.add()
 
         assert second == await one.add()
+        assert second.keys() == (await one.add(quantity="0100")).keys()
         assert "order" in await one.add(quantity=101)
         one.clock.forward(61_000)
         assert "order" in await one.add()

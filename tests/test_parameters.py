@@ -143,12 +143,13 @@ def test_phps_lists_are_lists(names: tuple[str, str], read: Mapping[str, str]) -
     [
         ("12", "12"),
         ("-1", "-1"),
-        ("true", "1"),
-        ("false", "0"),
+        ("true", "true"),
+        ("false", "false"),
         ('"ä\\ud83c\\udf88"', "ä🎈"),
         ("[1, 2]", "1\n2"),
         ('["a", "b"]', "a\nb"),
-        ("1.50", "1.50"),
+        ("1.50", "1.5"),
+        ("100.0", "100"),
         ("1e3", "1000"),
         ("1E-7", "0.0000001"),
         ("1e400", "1E+400"),
@@ -233,7 +234,7 @@ def test_a_form_of_broken_letters_is_refused(text: bytes) -> None:
         (b"a=1=2", {"a": "1=2"}),
         (b"a=%zz%", {"a": "%zz%"}),
         (b"a=1;b=2", {"a": "1;b=2"}),
-        (b"a=%2B+", {"a": "+ "}),
+        (b"a=%2B+", {"a": "+"}),
     ],
 )
 def test_an_odd_form_is_read_as_far_as_it_goes(text: bytes, read: Mapping[str, str]) -> None:
@@ -328,11 +329,13 @@ def check(query: bytes, content_type: str, body: bytes) -> None:
 @given(st.dictionaries(st.text(min_size=1), st.text(), max_size=5))
 @settings(deadline=None, database=None)
 def test_what_was_written_as_a_form_or_as_json_is_read_again(sent: dict[str, str]) -> None:
-    """Every letter arrives, in both."""
+    """Every letter arrives, in both, but for blanks at the ends."""
     sane = {
-        name: value
+        name: value.strip(" \t\r\n")
         for name, value in sent.items()
-        if "\0" not in name + value and "[" not in name and value not in parameters.ABSENT
+        if "\0" not in name + value
+        and "[" not in name
+        and value.strip(" \t\r\n") not in parameters.ABSENT
     }
 
     assert sane == parameters.read(b"", FORM, urlencode(sane).encode())

@@ -670,7 +670,8 @@ async def test_refills_are_written_found_and_followed(store: Store) -> None:
     ann = await customer(store, credit=MILLION)
     placed = await order(store, placement(ann.id))
     asked = Refill(order=placed.id, customer=ann.id, provider="alpha", created_at=AT)
-    first, second = await store.add_refills([asked, asked])
+    [(first, _)] = await store.add_refills([asked], since=AT)
+    [(second, _)] = await store.add_refills([asked], since=AT + 1)
     known = msgspec.structs.replace(
         first, upstream_id="7", status=RefillStatus.IN_PROGRESS, poll_at=AT + 5
     )
@@ -684,6 +685,21 @@ async def test_refills_are_written_found_and_followed(store: Store) -> None:
     assert [] == await store.due_refills("alpha", AT + 4, 10)
     assert [known] == await store.due_refills("alpha", AT + 5, 10)
     assert [] == await store.due_refills("beta", AT + 5, 10)
+
+
+async def test_a_refill_under_way_answers_for_its_repeats(store: Store) -> None:
+    """Eight at once are one; when it has ended, or is too old, there may be another."""
+    ann = await customer(store, credit=MILLION)
+    placed = await order(store, placement(ann.id))
+    asked = Refill(order=placed.id, customer=ann.id, provider="alpha", created_at=AT)
+    written = await asyncio.gather(*(store.add_refills([asked], since=AT) for _ in range(8)))
+
+    assert [1] * 8 == [refill.id for [(refill, _)] in written]
+    assert 1 == sum(fresh for [(_, fresh)] in written)
+
+    await store.set_refills([msgspec.structs.replace(asked, id=1, status=RefillStatus.REJECTED)])
+    [(another, fresh)] = await store.add_refills([asked], since=AT)
+    assert (2, True) == (another.id, fresh)
 
 
 # --- customers -----------------------------------------------------------------------------------

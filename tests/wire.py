@@ -55,6 +55,15 @@ class Peer:
         lines = (b"HTTP/1.1 " + status, b"Content-Length: %d" % len(body), *headers, b"", b"")
         await self.write(b"\r\n".join(lines) + body)
 
+    async def read_some(self) -> bytes:
+        """Read whatever comes first."""
+        return await self._reader.read(LIMIT)
+
+    async def read_all(self) -> None:
+        """Read requests until there are no more, and answer none."""
+        while await self.read():
+            pass
+
     async def hang(self) -> None:
         """Do nothing until the other side goes away."""
         while self._server.open and await self._reader.read(LIMIT):
@@ -76,6 +85,7 @@ class Server:
     def __init__(self) -> None:
         self.url = ""
         self.accepted = 0
+        self.finished = 0
         self.received = b""
         self.requests: list[tuple[bytes, bytes]] = []
         self.open = True
@@ -107,6 +117,7 @@ async def serve(talk: Talk, tls: ssl.SSLContext | None = None) -> AsyncIterator[
             writer.close()
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await writer.wait_closed()
+            server.finished += 1
 
     server._listening = await asyncio.start_server(
         accept, "127.0.0.1", 0, ssl=tls, limit=LIMIT, ssl_handshake_timeout=5 if tls else None
@@ -122,6 +133,32 @@ async def serve(talk: Talk, tls: ssl.SSLContext | None = None) -> AsyncIterator[
             task.cancel()
         while tasks:
             await asyncio.sleep(0.001)
+
+
+class Handmade:
+    """A server without an event loop, for what has to happen between two turns of one."""
+
+    def __enter__(self) -> "Handmade":
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._accepted: list[socket.socket] = []
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/api/v2"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_accepted()
+        self._listener.close()
+
+    def answer_one(self) -> None:
+        """Accept a connection and answer one request on it; blocks."""
+        line, _ = self._listener.accept()
+        self._accepted.append(line)
+        line.recv(LIMIT)
+        line.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    def close_accepted(self) -> None:
+        """Close what was accepted; the kernel of the other side knows when this returns."""
+        while self._accepted:
+            self._accepted.pop().close()
 
 
 @contextlib.contextmanager

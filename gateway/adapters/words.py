@@ -93,7 +93,8 @@ REFUSALS: tuple[Row, ...] = (
         "too many request | too many order | too many attempt | rate limit | slow down",
     ),
     (
-        Fault.BUSY,
+        # Another route would place it twice: what is identical has landed here.
+        Fault.CUSTOMER,
         ErrorText.IDENTICAL_ORDER,
         "identical order | duplicate order",
     ),

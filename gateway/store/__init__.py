@@ -220,8 +220,12 @@ class Store(Protocol):
 
     # --- refills ---
 
-    async def add_refills(self, refills: Sequence[Refill]) -> list[Refill]:
-        """Write new refills; returns them under their ids."""
+    async def add_refills(self, refills: Sequence[Refill], since: int) -> list[tuple[Refill, bool]]:
+        """Write new refills; returns each under its id, and whether it is fresh.
+
+        It is not where one of the same order is under way and no older than ``since``: then that
+        one answers for it.
+        """
         ...
 
     async def set_refills(self, refills: Sequence[Refill]) -> None:

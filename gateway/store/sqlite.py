@@ -295,15 +295,23 @@ class SqliteStore:
 
     # --- refills ------------------------------------------------------------------------
 
-    async def add_refills(self, refills: Sequence[Refill]) -> list[Refill]:
-        """Write new refills."""
+    async def add_refills(self, refills: Sequence[Refill], since: int) -> list[tuple[Refill, bool]]:
+        """Write new refills, unless one of the same order is under way."""
+        under_way = _select(
+            Refill,
+            "refills",
+            "\"order\" = ? AND created_at >= ? AND status IN ('Pending', 'In progress')",
+        )
 
-        def run(db: apsw.Connection) -> list[Refill]:
+        def run(db: apsw.Connection) -> list[tuple[Refill, bool]]:
             written = []
             for refill in refills:
-                db.execute(_insert(Refill, "refills"), (None, *to_row(refill)[1:]))
-                row = (db.last_insert_rowid(), *to_row(refill)[1:])
-                written.append(from_row(Refill, row))
+                row = db.execute(under_way, (refill.order, since)).fetchone()
+                fresh = row is None
+                if row is None:
+                    db.execute(_insert(Refill, "refills"), (None, *to_row(refill)[1:]))
+                    row = (db.last_insert_rowid(), *to_row(refill)[1:])
+                written.append((from_row(Refill, row), fresh))
             return written
 
         return await self._writer.do(run)
