@@ -90,8 +90,9 @@ async def opened_store() -> AsyncIterator[tuple[Store, Config]]:
 
 
 def show_json(value: object) -> None:
-    """Print a result for programs."""
+    """Print a result for programs, at once: a command that goes on serving keeps a pipe full."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.flush()
 
 
 def show_table(
