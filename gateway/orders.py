@@ -172,6 +172,11 @@ class Orders:
                 flight.answered = True
                 return flight.order
             await asyncio.wait({flight.task})
+        if failure := flight.task.exception():
+            # The order stands and may be taken: an error would make its customer order again.
+            log.error("an order's sending broke off", order=flight.order.id, exc_info=failure)
+            flight.answered = True
+            return flight.order
         return flight.task.result()
 
     async def _repeated(
@@ -230,6 +235,11 @@ class Orders:
         except (Unreachable, Unsupported) as failure:
             then = self._next(flight, ErrorText.UNAVAILABLE, rest)
             kind, words = "unreachable", str(failure)
+        except Exception as failure:
+            # Whatever broke, it broke after the provider may have been asked.
+            log.exception("a call broke off", provider=choice.provider)
+            words = f"{type(failure).__name__} in the gateway"
+            return transitions.unknown(words, attempt, self._now()), ""
         else:
             now = self._now()
             return transitions.accepted(upstream_id, attempt, now, self._following), upstream_id

@@ -190,6 +190,21 @@ async def _wait(answer: "asyncio.Future[object]") -> object:
     return await answer
 
 
+async def test_a_bug_after_the_call_is_an_unknown_outcome_and_no_error(tmp_path: Path) -> None:
+    """Whoever is told of an error orders again; the provider may have the first one."""
+    async with world(tmp_path) as one:
+        line = one.gateway.router.lines["p"]
+
+        def broken(*_: object) -> str:
+            raise KeyError("a bug")
+
+        line.adapter.read_add = broken  # type: ignore[method-assign]
+
+        assert {"order": 1} == await one.add()
+        assert State.UNKNOWN is (await one.order(1)).state
+        assert [] == await one.audit()
+
+
 async def test_nothing_is_sent_before_the_hold_is_durable(tmp_path: Path) -> None:
     """What the provider is asked, another reader of the file already sees as held."""
     seen: list[tuple[State, str]] = []
