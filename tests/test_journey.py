@@ -198,7 +198,7 @@ async def test_a_bug_after_the_call_is_an_unknown_outcome_and_no_error(tmp_path:
         def broken(*_: object) -> str:
             raise KeyError("a bug")
 
-        line.adapter.read_add = broken  # type: ignore[method-assign]
+        line.adapter.read_add = broken  # type: ignore[assignment]
 
         assert {"order": 1} == await one.add()
         assert State.UNKNOWN is (await one.order(1)).state

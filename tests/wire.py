@@ -11,6 +11,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Self
 
 LIMIT = 1 << 20
 
@@ -76,7 +77,7 @@ class Peer:
         self._writer.transport.abort()
 
 
-Talk = Callable[[Peer], Awaitable[None]]
+Talk = Callable[[Peer], Awaitable[object]]
 
 
 class Server:
@@ -138,7 +139,7 @@ async def serve(talk: Talk, tls: ssl.SSLContext | None = None) -> AsyncIterator[
 class Handmade:
     """A server without an event loop, for what has to happen between two turns of one."""
 
-    def __enter__(self) -> "Handmade":
+    def __enter__(self) -> Self:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._accepted: list[socket.socket] = []
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/api/v2"
