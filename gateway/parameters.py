@@ -7,7 +7,7 @@ absent. The content type is a hint: clients send JSON as forms and forms as noth
 
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -122,7 +122,7 @@ def _multipart(content_type: str, body: bytes) -> dict[str, str]:
     _, options = parse_options_header(content_type)
     reader = _Parts()
     try:
-        parser = MultipartParser(options.get(b"boundary", b""), reader.callbacks())  # type: ignore[arg-type]
+        parser = MultipartParser(options.get(b"boundary", b""), cast("Any", reader.callbacks()))
         parser.write(body)
         parser.finalize()
         pairs = [

@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from gateway import orders, transitions
-from gateway.model import State, Status
+from gateway.adapters import ApiV2
+from gateway.model import Call, State, Status
 from world import ROWS, YAML, Panel, world
 
 TWO = """
@@ -190,16 +191,17 @@ async def _wait(answer: "asyncio.Future[object]") -> object:
     return await answer
 
 
+class Broken(ApiV2):
+    """An adapter with a bug."""
+
+    def read_add(self, _call: Call, answer: object) -> str:
+        raise KeyError(str(answer))
+
+
 async def test_a_bug_after_the_call_is_an_unknown_outcome_and_no_error(tmp_path: Path) -> None:
     """Whoever is told of an error orders again; the provider may have the first one."""
     async with world(tmp_path) as one:
-        line = one.gateway.router.lines["p"]
-
-        def broken(*_: object) -> str:
-            raise KeyError("a bug")
-
-        line.adapter.read_add = broken  # type: ignore[assignment]
-
+        one.gateway.router.lines["p"].adapter = Broken()
         assert {"order": 1} == await one.add()
         assert State.UNKNOWN is (await one.order(1)).state
         assert [] == await one.audit()

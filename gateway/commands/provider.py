@@ -3,6 +3,7 @@
 import asyncio
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -79,12 +80,21 @@ async def list_(json: Json = False) -> None:  # noqa: FBT002
         )
 
 
-async def _sync(gateway: Gateway, name: str) -> dict[str, object]:
+class Synced(msgspec.Struct):
+    """What became of fetching one provider's list."""
+
+    provider: str
+    services: int | None = None
+    error: str | None = None
+    left_out: list[str] = []
+
+
+async def _sync(gateway: Gateway, name: str) -> Synced:
     try:
         rows, odd = await gateway.shop.sync(name)
     except CallFailed as failure:
-        return {"provider": name, "services": None, "error": str(failure), "left_out": []}
-    return {"provider": name, "services": rows, "error": None, "left_out": list(odd)}
+        return Synced(name, error=str(failure))
+    return Synced(name, services=rows, left_out=list(odd))
 
 
 @command
@@ -105,20 +115,18 @@ async def sync(
             results = await asyncio.gather(*(_sync(gateway, name) for name in names))
         missing = sorted(set(config.services) - set(gateway.shop.catalog.services))
     if json:
-        show_json({"providers": results, "unavailable": missing})
+        rows = [msgspec.to_builtins(one) for one in results]
+        show_json({"providers": rows, "unavailable": missing})
     else:
         show_table(
             "Catalogs",
             ("provider", "services>", "left out>", "trouble"),
-            [
-                (one["provider"], one["services"], len(one["left_out"]), one["error"])  # type: ignore[arg-type]
-                for one in results
-            ],
+            [(one.provider, one.services, len(one.left_out), one.error) for one in results],
         )
         for one in results:
-            for text_ in one["left_out"]:  # type: ignore[attr-defined]
-                err.print(f"{one['provider']}: left out: {text_}", markup=False)
+            for words in one.left_out:
+                err.print(f"{one.provider}: left out: {words}", markup=False)
         if missing:
             err.print(f"unavailable: services {', '.join(map(str, missing))}", markup=False)
-    if any(one["error"] for one in results):
+    if any(one.error for one in results):
         raise typer.Exit(1)

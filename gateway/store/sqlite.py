@@ -254,15 +254,16 @@ class SqliteStore:
 
     async def find_orders(self, wanted: Filter) -> list[Order]:
         """Return orders, newest first."""
-        where, bindings = ["created_at >= ?"], [wanted.since]
+        where: list[str] = ["created_at >= ?"]
+        bindings: list[str | int] = [wanted.since]
         for condition, value in (
             (f"{_WORD} = ? COLLATE NOCASE", wanted.status),
             ("customer = ?", wanted.customer),
             ("provider = ?", wanted.provider),
         ):
-            if value not in {"", None}:
+            if value is not None and value != "":
                 where.append(condition)
-                bindings.append(value)  # type: ignore[arg-type]
+                bindings.append(value)
         statement = _select(Order, "orders", " AND ".join(where)) + " ORDER BY id DESC LIMIT ?"
         return await self._apart(
             lambda db: [
