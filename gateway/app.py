@@ -1,5 +1,6 @@
 """The composition root: opens everything, wires it, and returns the application."""
 
+import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -84,10 +85,11 @@ async def open_gateway(
 ) -> AsyncIterator[Gateway]:
     """Open everything for as long as the context lasts; nothing runs on its own yet."""
     store = await open_store(settings.database_url, first_id=config.orders.first_id)
-    cache = open_cache(settings.redis_url)
+    pepper = await store.pepper()
+    cache = open_cache(settings.redis_url, hashlib.sha256(pepper).hexdigest()[:12])
     upstream = upstream or Upstream()
     try:
-        gateway = Gateway(config, store, cache, upstream, Auth(store, await store.pepper()), now)
+        gateway = Gateway(config, store, cache, upstream, Auth(store, pepper), now)
         await gateway.shop.refresh()
         yield gateway
     finally:

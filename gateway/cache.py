@@ -56,14 +56,19 @@ class Cache(Protocol):
         """Let go of whatever is open."""
 
 
-def open_cache(url: str) -> Cache:
+def open_cache(url: str, installation: str = "") -> Cache:
     """Return the cache that a setting names: empty for this process's own, else a Redis URL.
+
+    Args:
+        url: the setting.
+        installation: tells this gateway's keys from those of another one on the same Redis, whose
+            customers and orders have the same numbers.
 
     Raises:
         ValueError: the URL is none that Redis understands.
 
     """
-    return RedisCache(url) if url else MemoryCache()
+    return RedisCache(url, installation=installation) if url else MemoryCache()
 
 
 class MemoryCache:
@@ -152,8 +157,10 @@ class RedisCache:
         url: str,
         clock: Callable[[], float] = time.monotonic,
         pause: float = PAUSE,
+        installation: str = "",
     ) -> None:
         self.failures = 0
+        self._prefix = f"{PREFIX}{installation}/" if installation else PREFIX
         self._redis = Redis.from_pool(
             BlockingConnectionPool.from_url(
                 url,
@@ -219,7 +226,7 @@ class RedisCache:
     async def _read(self) -> dict[str, bytes]:
         keys, self._wanted, self._reading = list(self._wanted), set(), None
         try:
-            values = await self._redis.mget([PREFIX + key for key in keys])
+            values = await self._redis.mget([self._prefix + key for key in keys])
         except Exception as error:  # noqa: BLE001 - no failure of a cache is anybody's failure
             self._failed(self._server, error)
             return {}
@@ -232,10 +239,10 @@ class RedisCache:
         try:
             pipeline = self._redis.pipeline(transaction=False)
             # First the old values go, for a full Redis takes no new ones but keeps the old.
-            pipeline.unlink(*(PREFIX + key for key in keys))
+            pipeline.unlink(*(self._prefix + key for key in keys))
             if storing:
                 for key, value in items.items():
-                    pipeline.psetex(PREFIX + key, ttl, value)
+                    pipeline.psetex(self._prefix + key, ttl, value)
             dropped, *stored = await pipeline.execute(raise_on_error=False)
             if isinstance(dropped, Exception):
                 raise dropped  # noqa: TRY301 - one of two ways to learn the same
@@ -255,7 +262,7 @@ class RedisCache:
         lost, cursor = self._lost, 0
         try:
             while True:
-                cursor, keys = await self._redis.scan(cursor, match=f"{PREFIX}*", count=PURGE)
+                cursor, keys = await self._redis.scan(cursor, match=f"{self._prefix}*", count=PURGE)
                 if keys:
                     await self._redis.unlink(*keys)
                 if cursor == 0:

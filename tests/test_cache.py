@@ -422,3 +422,15 @@ async def test_the_unix_socket_of_a_redis_will_do(tmp_path_factory: pytest.TempP
         await cache.aclose()
 
     assert [b"1"] == found
+
+
+async def test_two_installations_on_one_redis_do_not_meet() -> None:
+    """Their customers and orders have the same numbers, and are not the same."""
+    with redistmp.redis() as url:
+        here, there = open_cache(url, "one"), open_cache(url, "two")
+        await here.put({"status/1/1": b"ours"}, 60)
+
+        assert [None] == await there.get(["status/1/1"])
+        assert [b"ours"] == await here.get(["status/1/1"])
+        await here.aclose()
+        await there.aclose()
