@@ -133,8 +133,7 @@ class Application:
                 gateway.store,
                 self._site,
             )
-            if self._background:
-                gateway.background.start()
+            gateway.background.start(work=self._background)
             self._trouble = ""
             yield
             self._trouble = "stopping"

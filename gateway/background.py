@@ -6,7 +6,7 @@ the next one comes. What is due is claimed in the store, so a second process doe
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from decimal import Decimal
 
 import structlog
@@ -50,25 +50,27 @@ class Background:
         self._follow = follow
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
-        """Start every loop."""
-        every = self._config.every
+    def start(self, *, work: bool = True) -> None:
+        """Start every loop; without ``work`` only the one that takes up what others have done."""
         pieces: list[tuple[str, Callable[[], Awaitable[object]], float]] = [
-            ("news", self._shop.refresh, LOOK_FOR_NEWS),
-            ("leftovers", self._leftovers, max(every.status, 1.0)),
-            ("claims", self._claims, 3600.0),
+            ("news", self._shop.refresh, LOOK_FOR_NEWS)
         ]
-        for name in self._router.lines:
-            pieces += [
-                (f"catalog of {name}", self._of(self._catalog, name), every.catalog),
-                (f"statuses of {name}", self._of(self._statuses, name), self._tick()),
-                (f"refills of {name}", self._of(self._refills, name), self._tick()),
-                (f"balance of {name}", self._of(self._balance, name), every.balance),
-            ]
+        if work:
+            pieces += self._work()
         self._tasks = [
             asyncio.create_task(self._again(name, piece, seconds), name=name)
             for name, piece, seconds in pieces
         ]
+
+    def _work(self) -> Iterator[tuple[str, Callable[[], Awaitable[object]], float]]:
+        every = self._config.every
+        yield "leftovers", self._leftovers, max(every.status, 1.0)
+        yield "claims", self._claims, 3600.0
+        for name in self._router.lines:
+            yield f"catalog of {name}", self._of(self._catalog, name), every.catalog
+            yield f"statuses of {name}", self._of(self._statuses, name), self._tick()
+            yield f"refills of {name}", self._of(self._refills, name), self._tick()
+            yield f"balance of {name}", self._of(self._balance, name), every.balance
 
     async def stop(self) -> None:
         """Stop every loop where it waits; what a provider was asked is asked again later."""

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -71,10 +72,10 @@ class Served:
         )
         return json.loads(run.stdout)
 
-    def start(self) -> None:
+    def start(self, *flags: str) -> None:
         with (self.folder / "log").open("ab") as log:
             self.run = subprocess.Popen(
-                [*PROGRAM, "serve", "--port", str(self.port)],
+                [*PROGRAM, "serve", "--port", str(self.port), *flags],
                 cwd=self.folder,
                 env=self._environment,
                 stderr=log,
@@ -88,6 +89,11 @@ class Served:
         assert self.run is not None
         self.run.send_signal(with_)
         return self.run.wait(PATIENCE)
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            return bool(self.get("/healthz"))
+        return False
 
     def ready(self) -> bool:
         with contextlib.suppress(OSError):
@@ -158,6 +164,25 @@ def test_a_graceful_stop_lets_an_order_under_way_get_its_answer(served: Served) 
     assert "Pending" == order["status"]
     assert order["upstream_id"]
     assert served.command("audit")["ok"]
+
+
+def test_without_background_work_it_takes_up_what_others_have_done(
+    tmp_path: Path, panels: int
+) -> None:
+    one = Served(tmp_path, panels)
+    one.key = one.command("customer", "add", "alice", "--credit", "10")["key"]
+    starting = threading.Thread(target=one.start, args=("--no-background",))
+    starting.start()
+    try:
+        while not one.answers():
+            time.sleep(0.05)
+        assert not one.ready(), "nobody has fetched the catalog yet"
+        one.command("sync")
+        starting.join(PATIENCE)
+        assert one.ready(), one.log()
+        assert [101] == [row["service"] for row in one.ask("services")]
+    finally:
+        one.stop()
 
 
 def test_a_key_changed_by_a_command_counts_within_five_seconds(served: Served) -> None:
