@@ -12,9 +12,10 @@ below takes its place, on asyncio and httptools, under uvloop as well.
 """
 
 import asyncio
+import math
 import select
 import ssl
-from collections import OrderedDict
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import cast
 from urllib.parse import urlencode
@@ -133,7 +134,9 @@ class Upstream:
             prepared = self._prepared[url] = parsed, headers
         # A ready Headers object is copied, a list would be parsed; a stream stops httpx from
         # working out the headers once more.
-        request = httpx.Request("POST", prepared[0], headers=prepared[1], stream=_Whole(form))
+        request = httpx.Request(
+            "POST", prepared[0], headers=prepared[1], stream=httpx.ByteStream(form)
+        )
         request.headers["Content-Length"] = str(len(form))
         return request
 
@@ -216,15 +219,12 @@ class Wire(httpx.AsyncBaseTransport):
         largest: int = LARGEST,
         idle: float = IDLE,
     ) -> None:
-        if tls is None:
-            tls = ssl.create_default_context()
-            tls.set_alpn_protocols(["http/1.1"])
         self.largest = largest
-        self._tls = tls
+        self._tls = tls or ssl.create_default_context()
         self._patience = idle
-        self._connections: set[_Connection] = set()
-        # Ordered by when they fell idle, and any of them can leave at no cost.
-        self._idle: dict[_Origin, OrderedDict[_Connection, float]] = {}
+        self.connections: set[_Connection] = set()
+        # With the time when each fell idle: used from the right, thrown away from the left.
+        self._idle: dict[_Origin, deque[tuple[_Connection, float]]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -250,8 +250,8 @@ class Wire(httpx.AsyncBaseTransport):
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
-        waiting = [connection.closed for connection in self._connections]
-        for connection in tuple(self._connections):
+        waiting = [connection.closed for connection in self.connections]
+        for connection in tuple(self.connections):
             connection.abort()
         if waiting:
             await asyncio.wait(waiting)
@@ -263,7 +263,7 @@ class Wire(httpx.AsyncBaseTransport):
             _, connection = await asyncio.get_running_loop().create_connection(
                 lambda: _Connection(self, origin), host, port, ssl=tls
             )
-        except (OSError, ValueError, OverflowError) as error:  # the last two: no such host or port
+        except (OSError, ValueError) as error:  # the latter: no such name can exist
             raise httpx.ConnectError(str(error) or type(error).__name__) from error
         if self._closed:
             connection.abort()
@@ -275,7 +275,7 @@ class Wire(httpx.AsyncBaseTransport):
     def _take(self, origin: _Origin) -> "_Connection | None":
         idle = self._idle.get(origin)
         while idle:
-            connection, since = idle.popitem()
+            connection, since = idle.pop()
             young = asyncio.get_running_loop().time() - since < self._patience
             if young and connection.silent:
                 return connection
@@ -285,34 +285,21 @@ class Wire(httpx.AsyncBaseTransport):
     def keep(self, connection: "_Connection") -> None:
         """Take a connection back whose answer is complete."""
         loop = asyncio.get_running_loop()
-        self._idle.setdefault(connection.origin, OrderedDict())[connection] = loop.time()
+        self._idle.setdefault(connection.origin, deque()).append((connection, loop.time()))
         if self._sweeper is None:
             self._sweeper = loop.call_later(self._patience, self._sweep)
 
     def _sweep(self) -> None:
         self._sweeper = None
         loop = asyncio.get_running_loop()
-        oldest = None
+        oldest = math.inf
         for idle in self._idle.values():
-            while idle:
-                connection, since = next(iter(idle.items()))
-                if loop.time() - since < self._patience:
-                    oldest = since if oldest is None else min(oldest, since)
-                    break
-                del idle[connection]
-                connection.abort()
-        if oldest is not None:
+            while idle and loop.time() - idle[0][1] >= self._patience:
+                idle.popleft()[0].abort()
+            if idle:
+                oldest = min(oldest, idle[0][1])
+        if oldest < math.inf:
             self._sweeper = loop.call_at(oldest + self._patience, self._sweep)
-
-    def opened(self, connection: "_Connection") -> None:
-        """Remember a connection, so that it is closed in the end."""
-        self._connections.add(connection)
-
-    def lost(self, connection: "_Connection") -> None:
-        """Forget a connection that is closed."""
-        self._connections.discard(connection)
-        if idle := self._idle.get(connection.origin):
-            idle.pop(connection, None)
 
 
 class _Connection(asyncio.Protocol):
@@ -378,7 +365,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._poll = select.poll()
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-        self._wire.opened(self)
+        self._wire.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         if self._waiter is None:  # nobody asked, so nobody may take it for an answer
@@ -404,7 +391,7 @@ class _Connection(asyncio.Protocol):
             self._end(self._response())  # such an answer ends with the connection
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._wire.lost(self)
+        self._wire.connections.discard(self)
         self.closed.set_result(None)
         if exc is not None:
             self._end(httpx.ReadError(str(exc) or type(exc).__name__))
