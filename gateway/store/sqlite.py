@@ -41,7 +41,7 @@ from gateway.store import (
 )
 from gateway.store.rows import changed, columns, from_row, listed, to_row
 from gateway.store.sqlite_books import Books, NoFunds, SqliteSnapshot
-from gateway.store.writer import PATIENCE, Writer, connect, migrate
+from gateway.store.writer import PATIENCE, Rehearsal, Writer, connect, migrate
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ _WORD = (
 class SqliteStore:
     """See ``Store``."""
 
-    def __init__(self, path: Path, writer: Writer, books: Books) -> None:
+    def __init__(self, path: Path, writer: Writer | Rehearsal, books: Books) -> None:
         self._path = path
         self._writer = writer
         self._books = books
@@ -80,6 +80,14 @@ class SqliteStore:
         db = await asyncio.to_thread(cls._prepare, path, first_id, patience)
         books = Books()
         return cls(path, Writer(db, books.forget), books)
+
+    @classmethod
+    def rehearse(cls, path: Path, *, first_id: int = 1) -> Self:
+        """Open a file for a simulation: repeatable, without a thread, and not durable."""
+        db = cls._prepare(path, first_id, PATIENCE)
+        db.execute("PRAGMA synchronous = OFF")
+        books = Books()
+        return cls(path, Rehearsal(db, books.forget), books)
 
     @staticmethod
     def _prepare(path: Path, first_id: int, patience: int) -> apsw.Connection:
@@ -122,7 +130,7 @@ class SqliteStore:
                 except apsw.Error as error:
                     raise StoreUnavailable(str(error)) from error
 
-        return await asyncio.to_thread(run)
+        return run() if isinstance(self._writer, Rehearsal) else await asyncio.to_thread(run)
 
     # --- orders and money ---------------------------------------------------------------
 

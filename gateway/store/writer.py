@@ -102,12 +102,67 @@ def _apply(db: apsw.Connection, known: list[tuple[int, str]], path: Path) -> Non
             db.execute(f"PRAGMA user_version = {number}")
 
 
-class Writer:
-    """The one writing connection of this process, on its own thread."""
+class Commits:
+    """Runs operations on the one writing connection, many in a transaction."""
 
     def __init__(self, db: apsw.Connection, on_rollback: Callable[[], None]) -> None:
         self._db = db
         self._on_rollback = on_rollback
+
+    def _commit(self, operations: list[Operation]) -> list[Any]:
+        """Return each operation's result, or the exception that it ended with."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            results = [operation(self._db) for operation in operations]
+            self._db.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for it
+            if not self._db.get_autocommit():
+                self._db.execute("ROLLBACK")
+            self._on_rollback()
+            if len(operations) > 1 and not isinstance(error, apsw.BusyError):
+                # One of them is at fault; the others must not pay for it.
+                return [self._commit([operation])[0] for operation in operations]
+            return [_translated(error)] * len(operations)
+        return results
+
+
+class Rehearsal(Commits):
+    """Commits on the event loop itself, at the end of the turn in which an operation arrived.
+
+    With no thread there is no chance, so a run can be repeated step by step; it is for those who
+    rehearse what may happen, since everybody waits while it writes.
+    """
+
+    def __init__(self, db: apsw.Connection, on_rollback: Callable[[], None]) -> None:
+        super().__init__(db, on_rollback)
+        self._waiting: list[tuple[Operation, asyncio.Future[Any]]] = []
+
+    def do(self, operation: Callable[[apsw.Connection], T]) -> "asyncio.Future[T]":
+        """Run an operation in the next commit; the future resolves when it is done."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._turn)
+        self._waiting.append((operation, future))
+        return future
+
+    async def close(self) -> None:
+        """Commit what is waiting, and close the connection."""
+        self._turn()
+        self._db.close()
+
+    def _turn(self) -> None:
+        batch, self._waiting = self._waiting, []
+        if batch:
+            results = self._commit([operation for operation, _ in batch])
+            _resolve([(future, result) for (_, future), result in zip(batch, results, strict=True)])
+
+
+class Writer(Commits):
+    """The one writing connection of this process, on its own thread."""
+
+    def __init__(self, db: apsw.Connection, on_rollback: Callable[[], None]) -> None:
+        super().__init__(db, on_rollback)
         self._waiting: queue.SimpleQueue[tuple[Operation, asyncio.Future[Any]] | None] = (
             queue.SimpleQueue()
         )
@@ -146,22 +201,6 @@ class Writer:
                 going = False
             if batch:
                 self._answer(batch, self._commit([operation for operation, _ in batch]))
-
-    def _commit(self, operations: list[Operation]) -> list[Any]:
-        """Return each operation's result, or the exception that it ended with."""
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            results = [operation(self._db) for operation in operations]
-            self._db.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for it
-            if not self._db.get_autocommit():
-                self._db.execute("ROLLBACK")
-            self._on_rollback()
-            if len(operations) > 1 and not isinstance(error, apsw.BusyError):
-                # One of them is at fault; the others must not pay for it.
-                return [self._commit([operation])[0] for operation in operations]
-            return [_translated(error)] * len(operations)
-        return results
 
     @staticmethod
     def _answer(batch: list[tuple[Operation, asyncio.Future[Any]]], results: list[Any]) -> None:
