@@ -23,6 +23,7 @@ from gateway.follow import Follow
 from gateway.orders import Orders
 from gateway.router import Router
 from gateway.settings import Settings
+from gateway.settle import Settler
 from gateway.store import Store
 from gateway.store.sqlite import SqliteStore
 from gateway.transitions import Following
@@ -54,14 +55,22 @@ class Gateway:
         self.store = store
         self.cache = cache
         self.auth = auth
-        self.router = Router(config.providers, upstream)
-        self.shop = Shop(config, store, self.router, cache)
+        self.router = Router(config.providers, upstream, now)
+        self.shop = Shop(config, store, self.router, cache, now)
         self.orders = Orders(store, self.router, self.shop, promises, following, now)
         self.follow = Follow(
             store, self.router, self.shop, cache, following, promises.answer_within, now
         )
+        self.settler = Settler(store, self.router, self.follow, config.providers, following, now)
         self.background = Background(
-            config, store, self.router, self.shop, self.orders, self.follow
+            config,
+            store,
+            self.router,
+            self.shop,
+            self.orders,
+            self.follow,
+            self.settler,
+            now,
         )
 
 

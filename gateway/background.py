@@ -1,33 +1,57 @@
-"""What runs on its own time: catalogs, statuses, refills, balances, leftovers.
+"""What runs on its own time: catalogs, statuses, refills, balances, what was left over.
 
 Each piece is a loop that survives whatever goes wrong in one round of it: the round is logged and
-the next one comes. What is due is claimed in the store, so a second process does no harm.
+the next one comes. Of any number of processes one does each piece at a time, under a lease in the
+store: it is renewed long before it ends, given back at a stop, and taken over when its holder
+falls silent. What a former holder, stopped for a while, still writes is refused by the store.
 """
 
 import asyncio
-import time
+import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from decimal import Decimal
 
+import msgspec
 import structlog
 
 from gateway.catalog import Shop
 from gateway.config import Config
-from gateway.errors import CallFailed, StoreUnavailable
+from gateway.errors import CallFailed, LeaseLost, StoreUnavailable
 from gateway.follow import Follow
-from gateway.model import Action
+from gateway.model import Action, State
 from gateway.orders import Orders
 from gateway.router import Router
-from gateway.store import Sighting, Store
+from gateway.settle import Settler
+from gateway.store import Lease, Store
 
 log = structlog.get_logger()
 
 LOOK_FOR_NEWS = 1.0
 """Seconds between two looks for what other processes have changed."""
+LEASE = 10.0
+"""Seconds until the work of a process that fell silent is taken over."""
+RENEWED = 2.5
+"""Seconds between two renewals of what a process holds, and two looks for what nobody does."""
 KEPT_CLAIMS = 7 * 24 * 3600 * 1000
 """Milliseconds for which idempotency keys are remembered; a day is promised."""
 CALLS_AT_ONCE = 4
 """Batches of statuses that are taken from the store in one round."""
+HURRY, HURRIED_FOR = 60.0, 3600_000
+"""Seconds between two balances while an order is unknown, and milliseconds for which that helps."""
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """A piece of work that one process at a time does, again and again.
+
+    Attributes:
+        round: does it once, under the lease that it is given.
+        every: seconds between two rounds.
+
+    """
+
+    name: str
+    round: Callable[[Lease], Awaitable[object]]
+    every: float
 
 
 class Background:
@@ -41,6 +65,8 @@ class Background:
         shop: Shop,
         orders: Orders,
         follow: Follow,
+        settler: Settler,
+        now: Callable[[], int],
     ) -> None:
         self._config = config
         self._store = store
@@ -48,35 +74,51 @@ class Background:
         self._shop = shop
         self._orders = orders
         self._follow = follow
+        self._settler = settler
+        self._now = now
+        self._holder = secrets.token_hex(8)
+        self._held: dict[str, Lease] = {}
+        self._held_until = 0
+        self._taken = asyncio.Event()
+        self._balance_seen: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, *, work: bool = True) -> None:
-        """Start every loop; without ``work`` only the one that takes up what others have done."""
-        pieces: list[tuple[str, Callable[[], Awaitable[object]], float]] = [
-            ("news", self._shop.refresh, LOOK_FOR_NEWS)
+        """Start every loop; without ``work`` only those that keep this process up to date."""
+        loops = [
+            self._again("news", self._news, LOOK_FOR_NEWS),
+            self._again("probes", self._probe, LOOK_FOR_NEWS),
         ]
         if work:
-            pieces += self._work()
-        self._tasks = [
-            asyncio.create_task(self._again(name, piece, seconds), name=name)
-            for name, piece, seconds in pieces
-        ]
+            pieces = list(self._pieces())
+            names = [piece.name for piece in pieces]
+            loops.append(self._again("leases", lambda: self._hold(names), RENEWED))
+            loops += [self._work(piece) for piece in pieces]
+        self._tasks = [asyncio.create_task(one) for one in loops]
 
-    def _work(self) -> Iterator[tuple[str, Callable[[], Awaitable[object]], float]]:
+    def _pieces(self) -> Iterator[Piece]:
         every = self._config.every
-        yield "leftovers", self._leftovers, max(every.status, 1.0)
-        yield "claims", self._claims, 3600.0
+        yield Piece("leftovers", self._leftovers, max(every.status, 1.0))
+        yield Piece("queue", self._queue, LOOK_FOR_NEWS)
+        yield Piece("claims", self._claims, 3600.0)
         for name in self._router.lines:
-            yield f"catalog of {name}", self._of(self._catalog, name), every.catalog
-            yield f"statuses of {name}", self._of(self._statuses, name), self._tick()
-            yield f"refills of {name}", self._of(self._refills, name), self._tick()
-            yield f"balance of {name}", self._of(self._balance, name), every.balance
+            yield Piece(f"catalog of {name}", self._of(self._catalog, name), every.catalog)
+            yield Piece(f"statuses of {name}", self._of(self._statuses, name), self._tick())
+            yield Piece(f"refills of {name}", self._of(self._refills, name), self._tick())
+            yield Piece(
+                f"balance of {name}", self._of(self._balance, name), min(every.balance, HURRY)
+            )
 
     async def stop(self) -> None:
-        """Stop every loop where it waits; what a provider was asked is asked again later."""
+        """Stop every loop where it waits, and hand the work over to whoever else is there."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._held.clear()
+        try:
+            await self._store.release(self._holder)
+        except StoreUnavailable as trouble:
+            log.warning("the leases run out by themselves", reason=str(trouble))
 
     def _tick(self) -> float:
         """Return how often to look for what is due: often enough not to be late by much."""
@@ -84,64 +126,110 @@ class Background:
 
     @staticmethod
     def _of(
-        piece: Callable[[str], Awaitable[object]], provider: str
-    ) -> Callable[[], Awaitable[object]]:
-        return lambda: piece(provider)
+        piece: Callable[[str, Lease], Awaitable[object]], provider: str
+    ) -> Callable[[Lease], Awaitable[object]]:
+        return lambda lease: piece(provider, lease)
 
-    @staticmethod
-    async def _again(name: str, piece: Callable[[], Awaitable[object]], seconds: float) -> None:
+    async def _again(
+        self, name: str, piece: Callable[[], Awaitable[object]], seconds: float
+    ) -> None:
         while True:
-            try:
-                await piece()
-            except StoreUnavailable as trouble:
-                log.error("the database is not available", piece=name, reason=str(trouble))  # noqa: TRY400
-            except CallFailed as failure:
-                log.warning("a round came to nothing", piece=name, reason=str(failure))
-            except Exception:
-                log.exception("a round failed", piece=name)
+            await self._once(name, piece())
             await asyncio.sleep(seconds)
 
-    async def _catalog(self, provider: str) -> None:
-        rows, odd = await self._shop.sync(provider)
+    async def _work(self, piece: Piece) -> None:
+        await self._taken.wait()
+        while True:
+            lease = self._held.get(piece.name)
+            if lease is None or self._now() >= self._held_until:
+                await asyncio.sleep(min(piece.every, RENEWED))
+            else:
+                await self._once(piece.name, piece.round(lease))
+                await asyncio.sleep(piece.every)
+
+    @staticmethod
+    async def _once(name: str, work: Awaitable[object]) -> None:
+        try:
+            await work
+        except LeaseLost as lost:
+            log.warning("a round was for nothing", piece=name, reason=str(lost))
+        except StoreUnavailable as trouble:
+            log.error("the database is not available", piece=name, reason=str(trouble))  # noqa: TRY400
+        except CallFailed as failure:
+            log.warning("a round came to nothing", piece=name, reason=str(failure))
+        except Exception:
+            log.exception("a round failed", piece=name)
+
+    # --- who does what --------------------------------------------------------------------
+
+    async def _hold(self, names: list[str]) -> None:
+        now = self._now()
+        until = now + int(LEASE * 1000)
+        self._held = await self._store.lease(names, self._holder, now, until)
+        self._held_until = until
+        self._taken.set()
+
+    # --- what every process does ----------------------------------------------------------
+
+    async def _news(self) -> None:
+        """Take up what other processes have seen and done."""
+        await self._shop.refresh()
+        seen = await self._store.sightings()
+        limited = any(line.max_unsettled is not None for line in self._router.lines.values())
+        at_risk = await self._store.at_risk() if limited else {}
+        for name, line in self._router.lines.items():
+            line.unsettled = at_risk.get(name, 0)
+            sighting = seen.get(name)
+            if sighting and sighting.balance is not None and sighting.balance_at is not None:
+                line.saw_purse(sighting.balance, sighting.balance_at)
+
+    async def _probe(self) -> None:
+        """Find out, by a call that only reads, whether providers in trouble are back."""
+        lines = [one for one in self._router.lines.values() if one.wants_a_look]
+        await asyncio.gather(
+            *(self._router.balance(line.name) for line in lines), return_exceptions=True
+        )
+
+    # --- what one process does ------------------------------------------------------------
+
+    async def _catalog(self, provider: str, lease: Lease) -> None:
+        rows, odd = await self._shop.sync(provider, lease)
         if odd:
             log.warning("rows left out", provider=provider, rows=rows, odd=list(odd[:10]))
 
-    async def _statuses(self, provider: str) -> None:
+    async def _statuses(self, provider: str, lease: Lease) -> None:
+        if self._router.line(provider).resting:
+            return
         limit = self._router.batch(provider, Action.STATUS) * CALLS_AT_ONCE
-        while await self._follow.look(provider, limit) == limit:
+        while await self._follow.look(provider, limit, lease) == limit:
             pass
 
-    async def _refills(self, provider: str) -> None:
-        await self._follow.look_refills(provider, 100)
+    async def _refills(self, provider: str, lease: Lease) -> None:
+        if not self._router.line(provider).resting:
+            await self._follow.look_refills(provider, 100, lease)
 
-    async def _balance(self, provider: str) -> None:
-        balance = await self._router.balance(provider)
-        health = self._router.lines[provider].health
-        now = int(time.time() * 1000)
-        await self._store.sight(
-            [
-                Sighting(
-                    provider,
-                    balance=balance.micros,
-                    currency=balance.currency,
-                    balance_at=now,
-                    answered_at=now,
-                    latency=round((health.latency or 0) * 1000),
-                    failures=health.failures,
-                    trouble="",
-                )
-            ]
-        )
+    async def _balance(self, provider: str, lease: Lease) -> None:
+        """See our balance: as often as the owner says, or sooner while an order is unknown."""
+        now = self._now()
+        every = self._config.every.balance
+        if every > HURRY and now < self._balance_seen.get(provider, 0) + every * 1000:
+            unknown = await self._store.undecided(State.UNKNOWN, 1, provider=provider)
+            if not unknown or now - unknown[0].attempt_at > HURRIED_FOR:
+                return
+        self._balance_seen[provider] = now
+        balance = await self._settler.look(provider, lease)
         floor = self._config.providers[provider].low_balance
         if floor is not None and balance.decimal < Decimal(floor):
             log.warning(
                 "low balance", provider=provider, balance=str(balance), currency=balance.currency
             )
 
-    async def _leftovers(self) -> None:
-        await self._orders.leftovers()
-        await self._orders.dispatch()
+    async def _leftovers(self, lease: Lease) -> None:
+        await self._orders.leftovers(under=lease)
         await self._follow.cancel_again()
 
-    async def _claims(self) -> None:
-        await self._store.drop_claims(int(time.time() * 1000) - KEPT_CLAIMS)
+    async def _queue(self, _: Lease) -> None:
+        await self._orders.dispatch()
+
+    async def _claims(self, _: Lease) -> None:
+        await self._store.drop_claims(self._now() - KEPT_CLAIMS)

@@ -5,7 +5,6 @@ next one when providers' offers change.
 """
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 
@@ -21,7 +20,7 @@ from gateway.model import Action, Offer
 from gateway.order_form import Form, Limits
 from gateway.order_types import OrderType, Size
 from gateway.router import Router
-from gateway.store import Sighting, Store
+from gateway.store import Lease, Sighting, Store
 from gateway.transitions import Choice
 
 log = structlog.get_logger()
@@ -274,11 +273,19 @@ def _markups(declared: Declared, config: Config, provider: str) -> dict[str, Dec
 class Shop:
     """The catalog in force, and how it is kept fresh."""
 
-    def __init__(self, config: Config, store: Store, router: Router, cache: Cache) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        router: Router,
+        cache: Cache,
+        now: Callable[[], int],
+    ) -> None:
         self._config = config
         self._store = store
         self._router = router
         self._cache = cache
+        self._now = now
         self._edition = -1
         self.catalog = Catalog({}, "")
 
@@ -315,13 +322,13 @@ class Shop:
         await self._cache.put({key: rendered[0]}, ttl=3600)
         return rendered
 
-    async def sync(self, provider: str) -> tuple[int, Sequence[str]]:
+    async def sync(self, provider: str, under: Lease | None = None) -> tuple[int, Sequence[str]]:
         """Fetch a provider's list and take it up; returns how many rows, and what was odd.
 
         Raises ``CallFailed`` when the provider gave no list, or one that is not believed: then
         what was offered before stays.
         """
-        now = _now()
+        now = self._now()
         try:
             offers, odd = await self._router.services(provider)
             known = len((await self._store.offers()).get(provider, {}))
@@ -331,11 +338,7 @@ class Shop:
         except CallFailed as failure:
             await self._store.sight([Sighting(provider, trouble=str(failure)[:200])])
             raise
-        await self._store.save_offers(provider, offers, now)
+        await self._store.save_offers(provider, offers, now, under)
         await self._store.sight([Sighting(provider, synced_at=now, offers=len(offers), trouble="")])
         await self.refresh()
         return len(offers), odd
-
-
-def _now() -> int:
-    return int(time.time() * 1000)

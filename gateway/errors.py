@@ -10,6 +10,7 @@
     ├── Unsupported           this dialect has no words for the call: nothing was sent
     ├── CustomerError         what a customer is told, one of ``ErrorText``
     ├── CurrencyMismatch      two currencies met in one sum: a bug, nothing was computed
+    ├── LeaseLost             somebody else does this piece of work by now: nothing was written
     ├── TransferConflict      a transfer's key came back with another amount: a bug or a
     │                         reference used twice; nothing was moved
     └── StoreUnavailable      the database cannot make a promise now: answer 503, send nothing
@@ -108,6 +109,10 @@ class CurrencyMismatch(GatewayError):
 
 class TransferConflict(GatewayError):
     """The same key was used for a transfer of another amount."""
+
+
+class LeaseLost(GatewayError):
+    """A lease has passed to another holder, who has seen more recent things."""
 
 
 class StoreUnavailable(GatewayError):

@@ -29,7 +29,7 @@ from gateway.model import (
 )
 from gateway.order_types import SUBSCRIPTIONS
 from gateway.router import Router
-from gateway.store import Failure, Step, Store
+from gateway.store import Failure, Lease, Step, Store
 from gateway.transitions import Following
 
 T = TypeVar("T")
@@ -122,9 +122,11 @@ class Follow:
             found |= rows
         return found
 
-    async def advance(self, steps: Sequence[Step]) -> list[Order | Failure]:
+    async def advance(
+        self, steps: Sequence[Step], under: Lease | None = None
+    ) -> list[Order | Failure]:
         """Take orders further, and let their customers see it at once."""
-        outcomes = await self._store.advance(steps)
+        outcomes = await self._store.advance(steps, under)
         for step, outcome in zip(steps, outcomes, strict=True):
             if isinstance(outcome, Failure):
                 log.error("an order stays as it is", order=step.order, reason=outcome)
@@ -133,16 +135,22 @@ class Follow:
         )
         return outcomes
 
-    async def look(self, provider: str, limit: int) -> int:
+    async def look(self, provider: str, limit: int, under: Lease | None = None) -> int:
         """Ask a provider for the orders whose status is due; returns how many there were."""
         now = self._now()
         orders = await self._store.claim_due(
-            provider, now, limit, lambda order: self._following.next(order, now)
+            provider, now, limit, lambda order: self._following.next(order, now), under
         )
+        await self.ask(provider, orders, under)
+        return len(orders)
+
+    async def ask(self, provider: str, orders: Sequence[Order], under: Lease | None = None) -> bool:
+        """Ask a provider for orders and take over what it says; tells whether it spoke of all."""
         if not orders:
-            return 0
+            return True
         found = await self._router.status(provider, [order.upstream_id for order in orders])
         steps = []
+        heard = True
         for order in orders:
             outcome = found.get(order.upstream_id)
             if isinstance(outcome, Report):
@@ -155,11 +163,15 @@ class Follow:
                 metrics.denied_orders.labels(provider).inc()
                 if self._first("denied", provider, str(order.id)):
                     log.error("a provider denies an order", provider=provider, order=order.id)
-            elif outcome is None:
-                log.warning("a provider is silent on an order", provider=provider, order=order.id)
+            else:
+                heard = False
+                if outcome is None:
+                    log.warning(
+                        "a provider is silent on an order", provider=provider, order=order.id
+                    )
         if steps:
-            await self.advance(steps)
-        return len(orders)
+            await self.advance(steps, under)
+        return heard
 
     def _notice(self, order: Order, report: Report) -> None:
         """Make visible what cannot be true, once for each order."""
@@ -278,7 +290,7 @@ class Follow:
         found = await self._store.refills(ids)
         return {one.id: one.status for one in found.values() if one.customer == customer.id}
 
-    async def look_refills(self, provider: str, limit: int) -> int:
+    async def look_refills(self, provider: str, limit: int, under: Lease | None = None) -> int:
         """Ask a provider for the refills whose status is due; returns how many there were."""
         if not self._router.has(provider, Action.REFILL_STATUS):
             return 0
@@ -297,7 +309,7 @@ class Follow:
             written.append(
                 msgspec.structs.replace(refill, status=status, poll_at=None if late else again)
             )
-        await self._store.set_refills(written)
+        await self._store.set_refills(written, under)
         return len(refills)
 
     # --- cancels --------------------------------------------------------------------------

@@ -124,11 +124,18 @@ def withdrawal(customer: int, amount: money.Money, reference: str, at: int) -> T
     return _by_hand(Code.WITHDRAW, customer, amount, reference, at)
 
 
-def _by_hand(code: Code, customer: int, amount: money.Money, reference: str, at: int) -> Transfer:
+def deposit(provider: str, amount: money.Money, reference: str, at: int) -> Transfer:
+    """Return the transfer that books money of ours paid in at a provider."""
+    return _by_hand(Code.DEPOSIT, provider, amount, reference, at)
+
+
+def _by_hand(
+    code: Code, owner: int | str, amount: money.Money, reference: str, at: int
+) -> Transfer:
     return Transfer(
-        key=f"{code}/{customer}/{reference}",
+        key=f"{code}/{owner}/{reference}",
         code=code,
-        owner=str(customer),
+        owner=str(owner),
         amount=amount.micros,
         currency=amount.currency,
         at=at,
@@ -144,7 +151,7 @@ class Audit(msgspec.Struct):
     problems: list[str]
 
 
-MAY_BE_NEGATIVE = frozenset({Kind.FUNDS, Kind.OWED, Kind.PURSE})
+MAY_BE_NEGATIVE = frozenset({Kind.FUNDS, Kind.OWED, Kind.PAID, Kind.PURSE})
 
 
 def audit(books: "Snapshot") -> Audit:

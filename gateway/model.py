@@ -122,6 +122,7 @@ class Report(msgspec.Struct, frozen=True):
         runs: runs of a drip-feed done so far.
         posts: posts of a subscription delivered so far.
         orders: ids of the orders that a subscription or drip-feed made, at the provider.
+        quantity: how much was ordered, where the provider repeats it.
 
     """
 
@@ -135,6 +136,7 @@ class Report(msgspec.Struct, frozen=True):
     posts: int | None = None
     orders: tuple[str, ...] = ()
     expiry: str = ""
+    quantity: int | None = None
 
 
 # --- what is kept ---------------------------------------------------------------------------
@@ -143,8 +145,8 @@ class Report(msgspec.Struct, frozen=True):
 class State(StrEnum):
     """Where an order stands between the customer and the providers."""
 
-    QUEUED = "queued"  # held, nothing sent, waits for a route
-    SENDING = "sending"  # held, an attempt is under way
+    QUEUED = "queued"  # held, provably with no provider: waits for a route, or a free place there
+    SENDING = "sending"  # held, an attempt is under way: from here on a provider may have it
     UNKNOWN = "unknown"  # held, a provider may have taken it
     PLACED = "placed"  # a provider has it; its money follows its status
     FAILED = "failed"  # refused by all, released
@@ -169,7 +171,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         provider, route: where it is or was sent: the provider, and its service id.
         upstream_id: the provider's order id; empty while there is none.
         attempt: the number of the attempt under way, or of the last.
-        attempt_at: when that attempt began.
+        attempt_at: when that attempt was marked; not a byte of it is written earlier.
+        queued_at: since when it waits for a route.
+        sender: a random mark of whoever makes that attempt, so that he knows it for his own.
         cost: what it should cost in all, in millionths of ``cost_currency``.
         billed: what the provider last said it charged.
         exchange: one unit of ``cost_currency`` in ``currency`` when it was sent.
@@ -194,6 +198,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     upstream_id: str = ""
     attempt: int = 1
     attempt_at: int = 0
+    sender: str = ""
+    queued_at: int = 0
     cost: int = 0
     cost_currency: str = ""
     billed: int | None = None
@@ -258,13 +264,23 @@ class Refill(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Customer(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody who holds one of our keys; the key itself is kept nowhere."""
+    """Somebody who holds one of our keys; the key itself is kept nowhere.
+
+    Attributes:
+        daily_cap: what his orders of a day (UTC) may cost, in millionths; ``None``: no limit.
+        addresses: the networks that his key works from; empty: from anywhere.
+        per_second: requests that he may make; ``None``: as many as anybody.
+
+    """
 
     id: int
     name: str
     tier: str = ""
     disabled: bool = False
     created_at: int = 0
+    daily_cap: int | None = None
+    addresses: tuple[str, ...] = ()
+    per_second: int | None = None
 
 
 class Code(StrEnum):
@@ -282,17 +298,19 @@ class Code(StrEnum):
     COLLECT = "collect"
     COST = "cost"
     REBATE = "rebate"
+    DEPOSIT = "deposit"
 
 
 class Kind(StrEnum):
-    """What an account is for. Each customer has the first five, each provider the last two."""
+    """What an account is for. Each customer has the first five, each provider the last three."""
 
     FUNDS = "funds"  # what the customer paid in, as a negative balance
     AVAILABLE = "available"  # what he can spend; never below zero
     HELD = "held"  # promised to orders that are not decided; never below zero
     SALES = "sales"  # what his orders cost him; never below zero
     OWED = "owed"  # delivered after a refund was spent: what he owes, as a negative balance
-    PURSE = "purse"  # what we spent at the provider, as a negative balance
+    PAID = "paid"  # what we paid in at the provider, as a negative balance
+    PURSE = "purse"  # what is left there by our books; below zero where nobody booked a deposit
     SPENT = "spent"  # what our orders cost us there; never below zero
 
 
@@ -309,6 +327,7 @@ MOVES: Mapping[Code, tuple[Kind, Kind]] = {
     Code.COLLECT: (Kind.AVAILABLE, Kind.OWED),
     Code.COST: (Kind.PURSE, Kind.SPENT),
     Code.REBATE: (Kind.SPENT, Kind.PURSE),
+    Code.DEPOSIT: (Kind.PAID, Kind.PURSE),
 }
 """Every movement of money that exists: from which account to which, both of one owner."""
 

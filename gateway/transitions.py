@@ -74,6 +74,7 @@ _CANCELED: Mapping[str, object] = {
     "state": State.FAILED,
     "status": Status.CANCELED,
     "cancel": Cancel.ASKED,
+    "error": str(ErrorText.UNAVAILABLE),
 }
 """What an order becomes that no provider has, and that its customer wants canceled."""
 
@@ -86,7 +87,7 @@ def _become(
     return Change(after, ledger.movements(order, after, at), stamped, frees)
 
 
-def _taking(choice: Choice, attempt: int, at: int) -> dict[str, object]:
+def _taking(choice: Choice, attempt: int, at: int, sender: str) -> dict[str, object]:
     return {
         "state": State.SENDING,
         "provider": choice.provider,
@@ -96,28 +97,49 @@ def _taking(choice: Choice, attempt: int, at: int) -> dict[str, object]:
         "exchange": Decimal(choice.exchange),
         "attempt": attempt,
         "attempt_at": at,
+        "sender": sender,
     }
 
 
-def opened(draft: Order, choice: Choice | None, at: int) -> Callable[[int], Change]:
+def opened(
+    draft: Order, choice: Choice | None, at: int, sender: str = ""
+) -> Callable[[int], Change]:
     """Return what makes a new order of a draft, under the id that the store gives it."""
 
     def build(order_id: int) -> Change:
-        fields = _taking(choice, 1, at) if choice else {"state": State.QUEUED, "attempt": 0}
+        fields: dict[str, object] = {"state": State.QUEUED, "attempt": 0, "queued_at": at}
+        if choice:
+            fields = _taking(choice, 1, at, sender)
         after = msgspec.structs.replace(draft, id=order_id, version=1, created_at=at, **fields)
         return Change(after, ledger.movements(None, after, at))
 
     return build
 
 
-def sending(choice: Choice, at: int) -> Transition:
-    """A queued order takes a route."""
+def sending(choice: Choice, at: int, sender: str = "") -> Transition:
+    """A queued order takes a route; who finds his own mark on it afterwards is to send it."""
 
     def change(order: Order) -> Change | None:
         if order.state is not State.QUEUED:
             return None
         event = Event("sending", {"provider": choice.provider, "service": choice.offer.id})
-        return _become(order, event, at, _taking(choice, order.attempt + 1, at))
+        return _become(order, event, at, _taking(choice, order.attempt + 1, at, sender))
+
+    return change
+
+
+def given_up(
+    words: str, text: ErrorText, at: int, *, late: bool, frees: bool = False
+) -> Transition:
+    """A queued order finds no route: it is released; ``late``: its customer has its id by now."""
+
+    def change(order: Order) -> Change | None:
+        if order.state is not State.QUEUED:
+            return None
+        fields: dict[str, object] = {"state": State.FAILED, "error": str(text)}
+        if late:
+            fields["status"] = Status.CANCELED
+        return _become(order, Event("given up", {"words": words}), at, fields, frees=frees)
 
     return change
 
@@ -126,15 +148,22 @@ def accepted(upstream_id: str, attempt: int, at: int, following: Following) -> T
     """The provider gave an order id: an answer, though it may come after we stopped waiting."""
 
     def change(order: Order) -> Change | None:
-        if order.attempt == attempt and order.state in (State.SENDING, State.UNKNOWN):
-            return _placed(order, Event("accepted", _attempt(order, upstream_id)), at, following)
         if order.upstream_id == upstream_id:
             return None
-        # It was given up meanwhile: no money follows, but the owner must be able to see it.
+        if order.attempt == attempt and (order.state in ledger.UNDECIDED or awaits_id(order)):
+            return _placed(order, Event("accepted", _attempt(order, upstream_id)), at, following)
+        # It was given up meanwhile: no money follows, but the owner must be able to see it, and
+        # nothing else may take that id for its own.
         event = Event(TOO_LATE, {"attempt": attempt, "upstream_id": upstream_id})
-        return _become(order, event, at, {})
+        keeps = order.state is State.FAILED and not order.upstream_id
+        return _become(order, event, at, {"upstream_id": upstream_id} if keeps else {})
 
     return change
+
+
+def awaits_id(order: Order) -> bool:
+    """Tell whether the provider is known to have the order, but not under which id."""
+    return order.state is State.PLACED and not order.upstream_id
 
 
 def _placed(order: Order, event: Event, at: int, following: Following) -> Change:
@@ -182,12 +211,12 @@ def refused(
         event = Event(kind, _attempt(order, words=words))
         if order.cancel is Cancel.WANTED and not isinstance(then, ErrorText):
             # Nobody has it and the customer does not want it: it goes nowhere else.
-            fields = {**_CANCELED, "error": str(ErrorText.UNAVAILABLE)}
-            return _become(order, event, at, fields)
+            return _become(order, event, at, _CANCELED)
         if isinstance(then, Choice):
-            return _become(order, event, at, _taking(then, attempt + 1, at))
+            return _become(order, event, at, _taking(then, attempt + 1, at, order.sender))
         if then is None:
-            return _become(order, event, at, {"state": State.QUEUED})
+            waits = {"state": State.QUEUED, "queued_at": order.queued_at or at}
+            return _become(order, event, at, waits)
         fields = {"state": State.FAILED, "error": str(then)}
         return _become(order, event, at, fields, frees=frees)
 
@@ -206,13 +235,20 @@ def unknown(words: str, attempt: int, at: int) -> Transition:
     return change
 
 
-def settled(upstream_id: str | None, at: int, following: Following) -> Transition:
-    """The owner decides an unknown order: placed under this id, or (``None``) not placed."""
+def settled(
+    upstream_id: str | None, at: int, following: Following, by: str = "owner", why: str = ""
+) -> Transition:
+    """An unknown order is decided: placed, under this id if it is known, or (``None``) not placed.
+
+    One that was settled as placed without an id gets it the same way.
+    """
 
     def change(order: Order) -> Change | None:
+        detail = {"by": by, **_attempt(order, upstream_id or "", why)}
+        if upstream_id and awaits_id(order):
+            return _placed(order, Event("identified", detail), at, following)
         if order.state is not State.UNKNOWN:
             return None
-        detail = {"by": "owner", **_attempt(order, upstream_id or "")}
         if upstream_id is not None:
             return _placed(order, Event("settled as placed", detail), at, following)
         event = Event("settled as not placed", detail)
@@ -223,13 +259,17 @@ def settled(upstream_id: str | None, at: int, following: Following) -> Transitio
 
 
 def retried(at: int) -> Transition:
-    """The owner sends a failed order again: it is held anew, and waits for a route."""
+    """The owner sends a failed order again: it is held anew, and waits for a route.
+
+    Not one that a provider took after it was given up: it would be there twice.
+    """
 
     def change(order: Order) -> Change | None:
-        if order.state is not State.FAILED:
+        if order.state is not State.FAILED or order.upstream_id:
             return None
         fields = {
             "state": State.QUEUED,
+            "queued_at": at,
             "status": Status.PENDING,
             "cancel": Cancel.NONE,
             "error": "",

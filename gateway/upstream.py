@@ -42,6 +42,9 @@ just then cannot know whether it was heard, so ours must be the shorter patience
 UNWRITTEN = "unwritten"
 """The request extension by which a transport says that not a byte can have been written yet."""
 
+NOT_AFTER = "not_after"
+"""The request extension that says, on the event loop's clock, when it is too late to be written."""
+
 _NEVER_SENT = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -83,6 +86,7 @@ class Upstream:
         *,
         key: str,
         timeout: float,  # noqa: ASYNC109 - what it means depends on how far the call has come
+        not_after: float | None = None,
     ) -> Answer:
         """Post ``fields`` and our ``key`` there as a form, and return whatever was answered.
 
@@ -94,6 +98,8 @@ class Upstream:
             fields: each value is encoded here, exactly once, as UTF-8.
             key: our key at this provider.
             timeout: seconds in all, from looking up the name to the last byte of the answer.
+            not_after: on the event loop's clock, when it is too late to begin writing. A process
+                that was stopped for a while must not act on what it had decided before.
 
         Raises:
             Unreachable: not a byte was written.
@@ -103,6 +109,8 @@ class Upstream:
         request = None
         try:
             request = self._request(url, urlencode([*fields.items(), ("key", key)]).encode())
+            request.extensions[NOT_AFTER] = not_after
+            in_time(request)
             async with asyncio.timeout(timeout):
                 return await self._exchange(request)
         except TimeoutError:
@@ -169,6 +177,14 @@ def _judge(request: httpx.Request | None, error: Exception | None, words: str) -
         return Unreachable(f"the request cannot be written: {words}")
     unwritten = request.extensions.get(UNWRITTEN, False) or isinstance(error, _NEVER_SENT)
     return (Unreachable if unwritten else Indeterminate)(f"{request.url.host}: {words}")
+
+
+def in_time(request: httpx.Request) -> None:
+    """Raise ``httpx.ConnectError`` when it is too late to write a request."""
+    not_after = request.extensions.get(NOT_AFTER)
+    if not_after is not None and asyncio.get_running_loop().time() > not_after:
+        msg = "too late to be sent"
+        raise httpx.ConnectError(msg)
 
 
 def _too_large(largest: int) -> str:
@@ -241,7 +257,12 @@ class Wire(httpx.AsyncBaseTransport):
         lines += (b"\r\n", await request.aread())
         origin = (url.scheme, url.raw_host.decode("ascii"), url.port or _PORTS[url.scheme])
         connection = self._take(origin) or await self._connect(origin)
-        # Nothing is awaited between the look at the connection and the write.
+        # Nothing is awaited between the look at the connection, and at the clock, and the write.
+        try:
+            in_time(request)
+        except httpx.ConnectError:
+            self.keep(connection)
+            raise
         request.extensions[UNWRITTEN] = False
         return await connection.exchange(b"".join(lines))
 

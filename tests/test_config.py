@@ -405,6 +405,8 @@ def test_a_currency_alone_is_a_first_start() -> None:
     assert config.orders.model_dump() == {
         "answer_within": 4,
         "unavailable": "refuse",
+        "queue_for": 86400,
+        "unknown_refusals": "stop",
         "duplicates": "allow",
         "duplicate_window": 60,
         "first_id": 1,

@@ -63,19 +63,28 @@ WAIT = transitions.refused("unreachable", "no", LAST, NOW, then=None)
 UNKNOWN = transitions.unknown("timeout", LAST, NOW)
 SETTLED_PLACED = transitions.settled("9", NOW, FOLLOWING)
 SETTLED_NOT = transitions.settled(None, NOW, FOLLOWING)
+GIVEN_UP = transitions.given_up("no route", ErrorText.UNAVAILABLE, NOW, late=True)
 RETRIED = transitions.retried(NOW)
 SENDING = transitions.sending(build.choice("beta"), NOW)
 REPORTED = told(build.report(Status.COMPLETED))
 CANCEL = transitions.cancel_wanted(NOW)
 
 STEPS = {
-    "accepted": (ACCEPTED, {State.SENDING: State.PLACED, State.UNKNOWN: State.PLACED}),
+    "accepted": (
+        ACCEPTED,
+        {
+            State.QUEUED: State.PLACED,  # somebody thought that nobody had it
+            State.SENDING: State.PLACED,
+            State.UNKNOWN: State.PLACED,
+        },
+    ),
     "refused": (REFUSED, {State.SENDING: State.FAILED, State.UNKNOWN: State.FAILED}),
     "next": (NEXT, {State.SENDING: State.SENDING, State.UNKNOWN: State.SENDING}),
     "wait": (WAIT, {State.SENDING: State.QUEUED, State.UNKNOWN: State.QUEUED}),
     "unknown": (UNKNOWN, {State.SENDING: State.UNKNOWN}),
     "settled as placed": (SETTLED_PLACED, {State.UNKNOWN: State.PLACED}),
     "settled as not placed": (SETTLED_NOT, {State.UNKNOWN: State.FAILED}),
+    "given up": (GIVEN_UP, {State.QUEUED: State.FAILED}),
     "retried": (RETRIED, {State.FAILED: State.QUEUED}),
     "sending": (SENDING, {State.QUEUED: State.SENDING}),
     "reported": (REPORTED, {State.PLACED: State.PLACED}),
@@ -107,11 +116,15 @@ def test_a_step_leads_from_its_states_alone(name: str, state: State) -> None:
 
 
 def only_noted(order: Order, change: Transition) -> bool:
-    """Tell whether a late answer is remembered and moves nothing."""
+    """Tell whether a late answer is remembered and moves nothing.
+
+    A failed order keeps the id, so that nothing else can take it for its own.
+    """
     became = become(order, change)
     noted = became.event is not None and became.event.kind == transitions.TOO_LATE
-    same = msgspec.structs.replace(became.order, version=order.version) == order
-    return noted and same and became.transfers == ()
+    kept = "9" if order.state is State.FAILED else order.upstream_id
+    same = msgspec.structs.replace(order, version=order.version + 1, upstream_id=kept)
+    return noted and same == became.order and became.transfers == ()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,15 @@ from typing import ClassVar, TypeVar
 
 from gateway.adapters import shapes, wild
 from gateway.adapters.wild import Wild
-from gateway.adapters.words import ENVELOPE, REFILL_STATUSES, STATUSES, classify
+from gateway.adapters.words import (
+    ENVELOPE,
+    REFILL_STATUSES,
+    STATUSES,
+    TOLD,
+    Row,
+    classify,
+    folded,
+)
 from gateway.errors import ErrorText, Fault, Indeterminate, Unsupported
 from gateway.model import Action, Call, Offer, RefillStatus, Refusal, Report, Status
 from gateway.money import Money
@@ -54,6 +62,7 @@ class ApiV2:
             for ``add``, whose unreadable answers are unknown outcomes.
         delays: the only delays of a subscription that it takes; one between is rounded up.
         quantity_always: it wants ``quantity`` beside every link.
+        refusals: what its own error texts mean, where ``words.REFUSALS`` would not know.
 
     """
 
@@ -71,6 +80,7 @@ class ApiV2:
     repairs: Mapping[Action, tuple[Repair, ...]] = {}
     delays: tuple[int, ...] = ()
     quantity_always: bool = False
+    refusals: tuple[Row, ...] = ()
 
     def __init__(
         self,
@@ -79,12 +89,15 @@ class ApiV2:
         rename: Mapping[str, str] = {},
         batch: Mapping[Action, int] = {},
         without: Iterable[Action] = (),
+        refusals: Mapping[str, Fault] = {},
     ) -> None:
         """Lay the owner's ``dialect:`` over what the class declares."""
         self.currency = currency or self.currency
         self.renames = {**self.renames, **rename}
         self.batch = {**self.batch, **batch}
         self.actions = self.actions.difference(without)
+        own = [(fault, TOLD[fault], folded(text).strip()) for text, fault in refusals.items()]
+        self.refusals = (*own, *self.refusals)
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -238,7 +251,7 @@ class ApiV2:
 
     def refusal(self, words: str) -> Refusal:
         """Classify an error text; the provider's own words are for the owner only."""
-        return Refusal(*classify(words), words.replace("\x00", "")[:WORDS])
+        return Refusal(*classify(words, self.refusals), words.replace("\x00", "")[:WORDS])
 
     # --- reading: one row ---------------------------------------------------------------------
 
@@ -276,6 +289,7 @@ class ApiV2:
             posts=wild.count(row.get("posts")),
             orders=_ids(orders) if isinstance(orders, list) else (),
             expiry=wild.text(row.get("expiry"))[:_LONGEST_WORD],
+            quantity=wild.count(row.get("quantity")),
         )
 
     def _status(self, word: str) -> Status | None:

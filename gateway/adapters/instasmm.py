@@ -12,6 +12,7 @@ Quirks, from its documentation:
 import re
 
 from gateway.adapters.api_v2 import ApiV2, Repair
+from gateway.errors import ErrorText, Fault
 from gateway.model import Action
 
 _BARE_STATUS: Repair = (re.compile(r'("status"\s*:\s*)([A-Za-z]+)(?=\s*[,}])'), r'\1"\2"')
@@ -31,3 +32,4 @@ class Instasmm(ApiV2):
         Action.BALANCE: (_LAST_COMMA,),
     }
     quantity_always = True
+    refusals = ((Fault.SERVICE, ErrorText.UNAVAILABLE, "incorrect service type"),)

@@ -5,7 +5,7 @@ known to use. A word or a text that is not here is *unknown*; it is never guesse
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gateway.errors import ErrorText, Fault
 from gateway.model import RefillStatus, Status
@@ -51,6 +51,14 @@ REFILL_STATUSES: Mapping[str, RefillStatus] = {
     "failed": RefillStatus.REJECTED,
 }
 """Refill statuses, folded in the same way."""
+
+TOLD: Mapping[Fault, ErrorText] = {
+    Fault.CUSTOMER: ErrorText.INCORRECT_REQUEST,
+    Fault.ACCOUNT: ErrorText.UNAVAILABLE,
+    Fault.SERVICE: ErrorText.UNAVAILABLE,
+    Fault.BUSY: ErrorText.UNAVAILABLE,
+}
+"""What a customer is told of a refusal that an owner has classified."""
 
 Row = tuple[Fault, ErrorText, str]
 """Whose matter it is, what a customer may be told, and the phrases that say so."""
@@ -194,20 +202,31 @@ REFUSALS: tuple[Row, ...] = (
 _SEPARATORS = re.compile(r"[\W_]+")
 
 
-_PHRASES = tuple(
-    (fault, told, tuple(f" {phrase}" for phrase in phrases.split(" | ")))
-    for fault, told, phrases in REFUSALS
-)
+def _split(rows: Sequence[Row]) -> tuple[tuple[Fault, ErrorText, tuple[str, ...]], ...]:
+    return tuple(
+        (fault, told, tuple(f" {phrase}" for phrase in phrases.split(" | ")))
+        for fault, told, phrases in rows
+    )
 
 
-def classify(words: str) -> tuple[Fault, ErrorText]:
+_PHRASES = _split(REFUSALS)
+
+
+def folded(words: str) -> str:
+    """Return words as they are compared: case, dots, dashes and underscores don't count."""
+    return " " + _SEPARATORS.sub(" ", words.casefold()).strip()
+
+
+def classify(words: str, own: Sequence[Row] = ()) -> tuple[Fault, ErrorText]:
     """Return whose matter an error text is, and what a customer may be told of it.
+
+    ``own``: rows of this provider, which come before everybody's.
 
     The coded family (``neworder.error.min_quantity``) is read by the same rows: dots, dashes and
     underscores count as spaces.
     """
-    folded = " " + _SEPARATORS.sub(" ", words.casefold()).strip()
-    for fault, told, phrases in _PHRASES:
-        if any(phrase in folded for phrase in phrases):
+    said = folded(words)
+    for fault, told, phrases in (*_split(own), *_PHRASES):
+        if any(phrase in said for phrase in phrases):
             return fault, told
     return Fault.UNKNOWN, ErrorText.UNAVAILABLE

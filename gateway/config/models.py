@@ -12,6 +12,7 @@ from gateway.config.document import shown
 from gateway.config.values import (
     Amount,
     Batched,
+    Blame,
     Count,
     Counted,
     Currency,
@@ -25,11 +26,14 @@ from gateway.config.values import (
     Patience,
     Percent,
     Rate,
+    Reach,
     Routing,
     Secret,
+    SettleMode,
     Span,
     Text,
     Unavailable,
+    UnknownRefusals,
     Url,
     Verb,
     keyed,
@@ -77,12 +81,30 @@ class Dialect(Block):
         rename: our field's name -> theirs.
         batch: how many ids a call may carry; 1 means the singular parameter.
         without: the actions that it does not have.
+        refusals: a phrase of its error texts -> whose matter it is.
 
     """
 
     rename: Annotated[dict[Text, Text], BLOCK] = {}
     batch: Annotated[dict[Batched, Few], BLOCK] = {}
     without: Annotated[list[Verb], LIST] = []
+    refusals: Annotated[dict[Text, Blame], BLOCK] = {}
+
+
+class Settle(Block):
+    """How orders are settled of which nobody knows whether the provider took them.
+
+    Attributes:
+        mode: ``suggest`` what the evidence says, or act on it.
+        after: seconds by which the provider's balance surely shows what it has taken.
+        probe_ids: how many ids are looked through for an order that was placed under an unknown
+            one; 0: none.
+
+    """
+
+    mode: SettleMode = "suggest"
+    after: Span = 600.0
+    probe_ids: Reach = 0
 
 
 class Provider(Block):
@@ -92,6 +114,8 @@ class Provider(Block):
         currency: what it charges in; its adapter's own when the file doesn't say.
         timeout: seconds for one call.
         low_balance: warn under this, in the provider's currency.
+        max_unsettled: what its orders may cost that are not settled, in its currency; beyond it
+            takes no new ones.
 
     """
 
@@ -102,6 +126,8 @@ class Provider(Block):
     timeout: Patience = 15.0
     limits: Annotated[Limits, BLOCK] = Limits()
     low_balance: Amount | None = None
+    max_unsettled: Amount | None = None
+    settle: Annotated[Settle, BLOCK] = Settle()
     markup: Percent | None = None
     dialect: Annotated[Dialect, BLOCK] = Dialect()
 
@@ -179,6 +205,8 @@ class Orders(Block):
 
     Attributes:
         answer_within: ``add`` answers by then, in seconds.
+        queue_for: how long an order may wait for a route, in seconds; then it is canceled.
+        unknown_refusals: whether a refusal that nobody can classify lets the next route be tried.
         duplicate_window: how long an identical order counts as a duplicate, in seconds.
         follow_for: how long a settled order is still asked for, in seconds.
         subscription_posts: posts that are held for when a subscription names no number.
@@ -187,11 +215,25 @@ class Orders(Block):
 
     answer_within: Patience = 4.0
     unavailable: Unavailable = "refuse"
+    queue_for: Span = 86_400.0
+    unknown_refusals: UnknownRefusals = "stop"
     duplicates: Duplicates = "allow"
     duplicate_window: Span = 60.0
     first_id: Id = 1
     follow_for: Span = 2_592_000.0
     subscription_posts: Few = 30
+
+
+class RequestLimits(Block):
+    """How many requests customers may make in a second; ten seconds' worth at once.
+
+    Attributes:
+        per_key, per_address: ``None``: any number.
+
+    """
+
+    per_key: Few | None = 500
+    per_address: Few | None = 1000
 
 
 class Contents(Block):
@@ -213,6 +255,7 @@ class Contents(Block):
     imports: Annotated[list[Import], LIST] = []
     tiers: Annotated[dict[Name, Tier], BLOCK] = {}
     orders: Annotated[Orders, BLOCK] = Orders()
+    limits: Annotated[RequestLimits, BLOCK] = RequestLimits()
 
 
 class Config(Contents):

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, SecretStr
 from pydantic_core import PydanticCustomError
 
 from gateway.config.document import shown, written
+from gateway.errors import Fault
 from gateway.model import Action
 from gateway.order_types import Size
 
@@ -255,6 +256,7 @@ Name = Annotated[str, _word(_NAME, "is not a name; use letters, digits, dots, - 
 Id = Annotated[int, whole(1, LARGEST_ID, "an id; give a whole number")]
 Count = Annotated[int, whole(1, 10**12)]
 Few = Annotated[int, whole(1, 10_000)]
+Reach = Annotated[int, whole(0, 10_000)]
 Interval = Annotated[float, duration("10ms", "7d")]
 Patience = Annotated[float, duration("10ms", "10m")]
 Span = Annotated[float, duration("10ms", "3650d")]
@@ -264,4 +266,7 @@ Batched = Annotated[
 ]
 Routing = Annotated[Literal["preferred", "cheapest"], choice("preferred", "cheapest")]
 Unavailable = Annotated[Literal["refuse", "queue"], choice("refuse", "queue")]
+UnknownRefusals = Annotated[Literal["stop", "next"], choice("stop", "next")]
+SettleMode = Annotated[Literal["suggest", "auto"], choice("suggest", "auto")]
+Blame = Annotated[Fault, choice(Fault.CUSTOMER, Fault.ACCOUNT, Fault.SERVICE, Fault.BUSY)]
 Duplicates = Annotated[Literal["allow", "same", "reject"], choice("allow", "same", "reject")]

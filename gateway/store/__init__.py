@@ -55,12 +55,18 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """A new order: ``build`` makes it under the id that the store gives out."""
+    """A new order: ``build`` makes it under the id that the store gives out.
+
+    Attributes:
+        cap: what all orders that the customer places that day (UTC) may cost, in millionths.
+
+    """
 
     customer: int
     build: Callable[[int], Change]
     at: int
     claim: Claim | None = None
+    cap: int | None = None
 
 
 class Placed(msgspec.Struct, frozen=True):
@@ -83,6 +89,51 @@ class Failure(StrEnum):
     NO_ORDER = "there is no such order"
     NO_FUNDS = "the balance does not cover it"
     TAKEN = "another order has this id at this provider"
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """The right to do a piece of background work, for a while.
+
+    Attributes:
+        fence: grows with every change of the holder; what a former one writes is refused by it.
+
+    """
+
+    name: str
+    holder: str
+    fence: int
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """Our balance at a provider, as it said.
+
+    Attributes:
+        asked_at, answered_at: the balance was that at some moment between these.
+        balance: in millionths of ``currency``.
+        checked: every order that it may have refunded by then was asked for afterwards.
+
+    """
+
+    provider: str
+    asked_at: int
+    answered_at: int
+    balance: int
+    currency: str
+    checked: bool = False
+
+
+class Movement(msgspec.Struct, frozen=True):
+    """Something booked at a provider.
+
+    Attributes:
+        order: the order that it belongs to, as it is now; ``None`` for a deposit.
+        since: the last time at which that order was known to be otherwise.
+
+    """
+
+    transfer: Transfer
+    order: Order | None
+    since: int
 
 
 class Sighting(msgspec.Struct, frozen=True):
@@ -170,8 +221,14 @@ class Store(Protocol):
         """
         ...
 
-    async def advance(self, steps: Sequence[Step]) -> list[Order | Failure]:
-        """Take each order one transition further; the outcome is the order as it is then."""
+    async def advance(
+        self, steps: Sequence[Step], under: Lease | None = None
+    ) -> list[Order | Failure]:
+        """Take each order one transition further; the outcome is the order as it is then.
+
+        ``under``, here and elsewhere: raise ``LeaseLost``, and write nothing, when that lease has
+        passed on.
+        """
         ...
 
     async def post(self, transfers: Sequence[Transfer]) -> list[bool]:
@@ -183,7 +240,12 @@ class Store(Protocol):
         ...
 
     async def claim_due(
-        self, provider: str, now: int, limit: int, next_at: Callable[[Order], int | None]
+        self,
+        provider: str,
+        now: int,
+        limit: int,
+        next_at: Callable[[Order], int | None],
+        under: Lease | None = None,
     ) -> list[Order]:
         """Return orders whose status is due, and put each off, so that nobody else asks now."""
         ...
@@ -198,8 +260,26 @@ class Store(Protocol):
         """Return orders, newest first."""
         ...
 
-    async def undecided(self, state: State, limit: int) -> list[Order]:
-        """Return orders in a state before ``placed``, oldest first."""
+    async def undecided(
+        self, state: State, limit: int, *, provider: str = "", after: int = 0
+    ) -> list[Order]:
+        """Return orders in a state before ``placed``, oldest first, with ids above ``after``."""
+        ...
+
+    async def followed(self, provider: str, settled_since: int, limit: int) -> list[Order]:
+        """Return a provider's orders that are not settled, or were not before that time."""
+        ...
+
+    async def without_id(self, provider: str) -> list[Order]:
+        """Return orders that the provider is known to have, but not under which id."""
+        ...
+
+    async def neighbours(self, provider: str, order: int, near: int) -> list[Order]:
+        """Return orders with an id of the provider's: ``near`` before and after this one."""
+        ...
+
+    async def known_ids(self, provider: str, upstream_ids: Sequence[str]) -> set[str]:
+        """Return which of these ids of the provider's are orders of ours."""
         ...
 
     async def cancels_wanted(self, limit: int) -> list[Order]:
@@ -228,7 +308,7 @@ class Store(Protocol):
         """
         ...
 
-    async def set_refills(self, refills: Sequence[Refill]) -> None:
+    async def set_refills(self, refills: Sequence[Refill], under: Lease | None = None) -> None:
         """Write refills as they are now."""
         ...
 
@@ -272,7 +352,9 @@ class Store(Protocol):
 
     # --- providers ---
 
-    async def save_offers(self, provider: str, offers: Sequence[Offer], at: int) -> int:
+    async def save_offers(
+        self, provider: str, offers: Sequence[Offer], at: int, under: Lease | None = None
+    ) -> int:
         """Replace a provider's offers; those not in the list are gone. Returns the new edition."""
         ...
 
@@ -294,6 +376,38 @@ class Store(Protocol):
 
     async def in_flight(self) -> dict[str, int]:
         """Return how many orders each provider is being sent, or may have been."""
+        ...
+
+    async def at_risk(self) -> dict[str, int]:
+        """Return what the orders that are not settled should cost, by provider, in its currency."""
+        ...
+
+    async def add_reading(self, reading: Reading, under: Lease | None = None) -> None:
+        """Remember a balance; one that was asked for at the same time is replaced."""
+        ...
+
+    async def readings(self, provider: str, since: int) -> list[Reading]:
+        """Return the balances that were asked for since, oldest first."""
+        ...
+
+    async def movements(self, provider: str, since: int, limit: int) -> list[Movement]:
+        """Return what was booked at a provider since, oldest first."""
+        ...
+
+    async def taken_too_late(self, provider: str, since: int) -> list[Order]:
+        """Return orders that a provider took after they were given up, sent since then."""
+        ...
+
+    # --- who does what ---
+
+    async def lease(
+        self, names: Sequence[str], holder: str, now: int, until: int
+    ) -> dict[str, Lease]:
+        """Take or renew leases until a time; those that somebody else holds are left out."""
+        ...
+
+    async def release(self, holder: str) -> None:
+        """Give back every lease of a holder, for others to take at once."""
         ...
 
     # --- the whole ---

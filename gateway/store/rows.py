@@ -10,7 +10,7 @@ from gateway.model import Order
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-_JSON = frozenset({"params", "orders", "detail"})
+_JSON = frozenset({"params", "orders", "detail", "addresses"})
 _encode = msgspec.json.encode
 _decode = msgspec.json.decode
 

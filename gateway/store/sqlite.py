@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 import apsw
 
-from gateway.errors import CustomerError, ErrorText, StoreUnavailable
+from gateway.errors import CustomerError, ErrorText, LeaseLost, StoreUnavailable
 from gateway.model import (
     Cancel,
     Customer,
@@ -33,8 +33,11 @@ from gateway.store import (
     Claim,
     Failure,
     Filter,
+    Lease,
+    Movement,
     Placed,
     Placement,
+    Reading,
     Sighting,
     Snapshot,
     Step,
@@ -44,6 +47,9 @@ from gateway.store.sqlite_books import Books, NoFunds, SqliteSnapshot
 from gateway.store.writer import PATIENCE, Rehearsal, Writer, connect, migrate
 
 T = TypeVar("T")
+
+DAY = 24 * 3600 * 1000
+KEPT_READINGS = 30 * DAY
 
 
 def _select(kind: type[Any], table: str, where: str) -> str:
@@ -145,8 +151,16 @@ class SqliteStore:
             "UPDATE counters SET value = value + 1 WHERE name = 'order' RETURNING value"
         ).get
         change = new.build(order_id)
+        if new.cap is not None and not _within_cap(db, new, change.order.charge):
+            return ErrorText.NOT_ENOUGH_FUNDS
         if self._write(db, None, change) is not None:
             return ErrorText.NOT_ENOUGH_FUNDS
+        if new.cap is not None:
+            db.execute(
+                "INSERT INTO spending VALUES (?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET amount = amount + excluded.amount",
+                (new.customer, new.at // DAY, change.order.charge),
+            )
         if new.claim:
             db.execute(
                 "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)",
@@ -154,9 +168,16 @@ class SqliteStore:
             )
         return Placed(change.order, fresh=True)
 
-    async def advance(self, steps: Sequence[Step]) -> list[Order | Failure]:
+    async def advance(
+        self, steps: Sequence[Step], under: Lease | None = None
+    ) -> list[Order | Failure]:
         """Take each order one transition further."""
-        return await self._writer.do(lambda db: [self._advance(db, step) for step in steps])
+
+        def run(db: apsw.Connection) -> list[Order | Failure]:
+            _hold(db, under)
+            return [self._advance(db, step) for step in steps]
+
+        return await self._writer.do(run)
 
     def _advance(self, db: apsw.Connection, step: Step) -> Order | Failure:
         row = db.execute(_ORDER, (step.order,)).fetchone()
@@ -195,6 +216,13 @@ class SqliteStore:
                 db.execute(_insert(Event, "events"), to_row(change.event))
             if change.frees:
                 db.execute('DELETE FROM claims WHERE "order" = ?', (order.id,))
+            if before and order.state is State.FAILED and before.state is not State.FAILED:
+                # What a daily cap counted is spent no longer.
+                db.execute(
+                    "UPDATE spending SET amount = max(amount - ?, 0) "
+                    "WHERE customer = ? AND day = ?",
+                    (order.charge, order.customer, order.created_at // DAY),
+                )
             db.execute("RELEASE change")
             return None
         db.execute("ROLLBACK TO change")
@@ -214,7 +242,12 @@ class SqliteStore:
         return await self._writer.do(run)
 
     async def claim_due(
-        self, provider: str, now: int, limit: int, next_at: Callable[[Order], int | None]
+        self,
+        provider: str,
+        now: int,
+        limit: int,
+        next_at: Callable[[Order], int | None],
+        under: Lease | None = None,
     ) -> list[Order]:
         """Return orders whose status is due, and put each off."""
         due = (
@@ -225,6 +258,7 @@ class SqliteStore:
             return []
 
         def run(db: apsw.Connection) -> list[Order]:
+            _hold(db, under)
             orders = [from_row(Order, row) for row in db.execute(due, (provider, now, limit))]
             db.executemany(
                 "UPDATE orders SET poll_at = ? WHERE id = ?",
@@ -279,18 +313,65 @@ class SqliteStore:
             ]
         )
 
-    async def undecided(self, state: State, limit: int) -> list[Order]:
+    async def undecided(
+        self, state: State, limit: int, *, provider: str = "", after: int = 0
+    ) -> list[Order]:
         """Return orders in a state before ``placed``, oldest first."""
         # The condition is spelled out so that SQLite sees that the partial index serves.
-        where = "state = ? AND state IN ('queued', 'sending', 'unknown')"
-        statement = _select(Order, "orders", where) + " ORDER BY id LIMIT ?"
-        return [from_row(Order, row) for row in self._read(statement, (state, limit))]
+        where = "state = ? AND state IN ('queued', 'sending', 'unknown') AND id > ?"
+        bindings: list[str | int] = [state, after]
+        if provider:
+            where += " AND provider = ?"
+            bindings.append(provider)
+        return self._orders(where, *bindings, order="id", limit=limit)
+
+    async def followed(self, provider: str, settled_since: int, limit: int) -> list[Order]:
+        """Return a provider's orders that are not settled, or were not before that time."""
+        where = "provider = ? AND poll_at IS NOT NULL AND (settled_at IS NULL OR settled_at >= ?)"
+        statement = _select(Order, "orders", where) + " LIMIT ?"
+        return await self._apart(
+            lambda db: [
+                from_row(Order, row)
+                for row in db.execute(statement, (provider, settled_since, limit))
+            ]
+        )
+
+    async def without_id(self, provider: str) -> list[Order]:
+        """Return orders that the provider is known to have, but not under which id."""
+        where = f"provider = ? AND state = '{State.PLACED}' AND upstream_id = ''"
+        return self._orders(where, provider, order="id")
+
+    async def neighbours(self, provider: str, order: int, near: int) -> list[Order]:
+        """Return orders with an id of the provider's: ``near`` before and after this one."""
+
+        def run(db: apsw.Connection) -> list[Order]:
+            found = []
+            for side, direction in (("<", "DESC"), (">", "ASC")):
+                where = f"id {side} ? AND provider = ? AND upstream_id <> ''"
+                statement = _select(Order, "orders", where) + f" ORDER BY id {direction} LIMIT ?"
+                rows = db.execute(statement, (order, provider, near))
+                found += [from_row(Order, row) for row in rows]
+            return found
+
+        return await self._apart(run)
+
+    async def known_ids(self, provider: str, upstream_ids: Sequence[str]) -> set[str]:
+        """Return which of these ids of the provider's are orders of ours."""
+        marks = ", ".join("?" * len(upstream_ids))
+        where = f"provider = ? AND upstream_id <> '' AND upstream_id IN ({marks})"
+        rows = self._read(
+            f"SELECT upstream_id FROM orders WHERE {where}", (provider, *upstream_ids)
+        )
+        return {str(row[0]) for row in rows}
+
+    def _orders(self, where: str, *bindings: str | int, order: str, limit: int = -1) -> list[Order]:
+        statement = _select(Order, "orders", where) + f" ORDER BY {order} LIMIT ?"
+        return [from_row(Order, row) for row in self._read(statement, (*bindings, limit))]
 
     async def cancels_wanted(self, limit: int) -> list[Order]:
         """Return placed orders whose cancel the provider has not heard yet."""
         where = f"cancel = '{Cancel.WANTED}' AND state = '{State.PLACED}'"
-        statement = _select(Order, "orders", where) + " ORDER BY id LIMIT ?"
-        return [from_row(Order, row) for row in self._read(statement, (limit,))]
+        return self._orders(where, order="id", limit=limit)
 
     async def history(self, order: int) -> tuple[list[Event], list[Transfer]]:
         """Return what happened to an order, and every movement of its money, in order."""
@@ -325,14 +406,17 @@ class SqliteStore:
 
         return await self._writer.do(run)
 
-    async def set_refills(self, refills: Sequence[Refill]) -> None:
+    async def set_refills(self, refills: Sequence[Refill], under: Lease | None = None) -> None:
         """Write refills as they are now."""
         rows = [(one.upstream_id, one.status, one.poll_at, one.id) for one in refills]
-        await self._writer.do(
-            lambda db: db.executemany(
+
+        def run(db: apsw.Connection) -> None:
+            _hold(db, under)
+            db.executemany(
                 "UPDATE refills SET upstream_id = ?, status = ?, poll_at = ? WHERE id = ?", rows
-            ).fetchall()
-        )
+            )
+
+        await self._writer.do(run)
 
     async def refills(self, ids: Sequence[int]) -> dict[int, Refill]:
         """Return the refills that exist of these."""
@@ -366,10 +450,11 @@ class SqliteStore:
         def run(db: apsw.Connection) -> Customer | None:
             if db.execute("SELECT 1 FROM customers WHERE name = ?", (customer.name,)).fetchone():
                 return None
+            names = columns(Customer)[1:]
             db.execute(
-                "INSERT INTO customers (name, digest, tier, disabled, created_at) "
-                "VALUES (?, ?, ?, ?, ?)",
-                (customer.name, digest, customer.tier, customer.disabled, customer.created_at),
+                f"INSERT INTO customers (digest, {listed(names)}) "
+                f"VALUES (?, {', '.join('?' * len(names))})",
+                (digest, *to_row(customer)[1:]),
             )
             row = (db.last_insert_rowid(), *to_row(customer)[1:])
             return from_row(Customer, row)
@@ -378,11 +463,12 @@ class SqliteStore:
 
     async def set_customer(self, customer: Customer, digest: bytes | None = None) -> None:
         """Write a customer as he is now, with a new key when one is given."""
+        names = columns(Customer)[1:]
+        updates = ", ".join(f"{name} = ?" for name in names)
         await self._writer.do(
             lambda db: db.execute(
-                "UPDATE customers SET name = ?, tier = ?, disabled = ?, "
-                "digest = coalesce(?, digest) WHERE id = ?",
-                (customer.name, customer.tier, customer.disabled, digest, customer.id),
+                f"UPDATE customers SET {updates}, digest = coalesce(?, digest) WHERE id = ?",
+                (*to_row(customer)[1:], digest, customer.id),
             ).fetchall()
         )
 
@@ -419,7 +505,9 @@ class SqliteStore:
 
     # --- providers ----------------------------------------------------------------------
 
-    async def save_offers(self, provider: str, offers: Sequence[Offer], at: int) -> int:
+    async def save_offers(
+        self, provider: str, offers: Sequence[Offer], at: int, under: Lease | None = None
+    ) -> int:
         """Replace a provider's offers, writing only what differs."""
         # Read before the commit: in a large list the writer would keep orders waiting. Should
         # two lists of one provider cross, the next one puts right what they leave.
@@ -435,6 +523,7 @@ class SqliteStore:
         ]
 
         def run(db: apsw.Connection) -> int:
+            _hold(db, under)
             names = ("provider", *columns(Offer))
             db.executemany(
                 f"INSERT OR REPLACE INTO offers ({listed(names)}) "  # ours
@@ -507,6 +596,118 @@ class SqliteStore:
             "GROUP BY provider"
         )
         return {str(provider): int(count) for provider, count in rows}
+
+    async def at_risk(self) -> dict[str, int]:
+        """Return what the orders that are not settled should cost, by provider."""
+        rows = self._read(
+            "SELECT provider, sum(cost) FROM orders WHERE state IN ('sending', 'unknown') "
+            "OR (state = 'placed' AND settled_at IS NULL) GROUP BY provider"
+        )
+        return {str(provider): int(cost) for provider, cost in rows}
+
+    async def add_reading(self, reading: Reading, under: Lease | None = None) -> None:
+        """Remember a balance, and forget those of long ago."""
+        names = columns(Reading)
+
+        def run(db: apsw.Connection) -> None:
+            _hold(db, under)
+            db.execute(
+                f"INSERT OR REPLACE INTO readings ({listed(names)}) "
+                f"VALUES ({', '.join('?' * len(names))})",
+                to_row(reading),
+            )
+            db.execute(
+                "DELETE FROM readings WHERE provider = ? AND asked_at < ?",
+                (reading.provider, reading.asked_at - KEPT_READINGS),
+            )
+
+        await self._writer.do(run)
+
+    async def readings(self, provider: str, since: int) -> list[Reading]:
+        """Return the balances that were asked for since, oldest first."""
+        where = "provider = ? AND asked_at >= ?"
+        statement = _select(Reading, "readings", where) + " ORDER BY asked_at"
+        return await self._apart(
+            lambda db: [from_row(Reading, row) for row in db.execute(statement, (provider, since))]
+        )
+
+    async def movements(self, provider: str, since: int, limit: int) -> list[Movement]:
+        """Return what was booked at a provider since, oldest first."""
+        where = "owner = ? AND at >= ? AND code IN ('cost', 'rebate', 'deposit')"
+        transfers = _select(Transfer, "transfers", where) + " ORDER BY at, id LIMIT ?"
+        before = 'SELECT max(at) FROM events WHERE "order" = ? AND version < ?'
+
+        def run(db: apsw.Connection) -> list[Movement]:
+            found = []
+            for row in db.execute(transfers, (provider, since, limit)).fetchall():
+                transfer = from_row(Transfer, row)
+                order = None
+                earlier = transfer.at
+                if transfer.order is not None:
+                    (order,) = (
+                        from_row(Order, one) for one in db.execute(_ORDER, (transfer.order,))
+                    )
+                    version = int(transfer.key.split("/")[2])
+                    earlier = db.execute(before, (order.id, version)).get or order.created_at
+                found.append(Movement(transfer, order, earlier))
+            return found
+
+        return await self._apart(run)
+
+    async def taken_too_late(self, provider: str, since: int) -> list[Order]:
+        """Return orders that a provider took after they were given up, sent since then."""
+        where = (
+            f"provider = ? AND attempt_at >= ? AND state = '{State.FAILED}' AND upstream_id <> ''"
+        )
+        return self._orders(where, provider, since, order="id")
+
+    # --- who does what ------------------------------------------------------------------
+
+    async def lease(
+        self, names: Sequence[str], holder: str, now: int, until: int
+    ) -> dict[str, Lease]:
+        """Take or renew leases until a time."""
+
+        def run(db: apsw.Connection) -> dict[str, Lease]:
+            held = {}
+            for name in names:
+                fence = db.execute(
+                    "INSERT INTO leases VALUES (?1, ?2, 1, ?4) ON CONFLICT DO UPDATE SET "
+                    "fence = fence + (holder <> excluded.holder), "
+                    "holder = excluded.holder, expires_at = excluded.expires_at "
+                    "WHERE holder = excluded.holder OR expires_at <= ?3 RETURNING fence",
+                    (name, holder, now, until),
+                ).get
+                if fence is not None:
+                    held[name] = Lease(name, holder, fence)
+            return held
+
+        return await self._writer.do(run)
+
+    async def release(self, holder: str) -> None:
+        """Give back every lease of a holder."""
+        await self._writer.do(
+            lambda db: db.execute(
+                "UPDATE leases SET expires_at = 0 WHERE holder = ?", (holder,)
+            ).fetchall()
+        )
+
+
+def _hold(db: apsw.Connection, lease: Lease | None) -> None:
+    """Raise ``LeaseLost`` when a lease has passed on."""
+    if lease is None:
+        return
+    fence = db.execute("SELECT fence FROM leases WHERE name = ?", (lease.name,)).get
+    if fence != lease.fence:
+        msg = f"{lease.name} is done by somebody else by now"
+        raise LeaseLost(msg)
+
+
+def _within_cap(db: apsw.Connection, new: Placement, charge: int) -> bool:
+    spent = db.execute(
+        "SELECT amount FROM spending WHERE customer = ? AND day = ?", (new.customer, new.at // DAY)
+    ).get
+    return new.cap is None or (spent or 0) + charge <= new.cap
 
 
 def _standing(db: apsw.Connection, customer: int, claim: Claim) -> Order | ErrorText | None:

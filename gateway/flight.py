@@ -1,0 +1,61 @@
+"""An order on its way to a provider: what it has taken up there, and who waits for it."""
+
+import asyncio
+import secrets
+
+from gateway.line import Line, Place
+from gateway.model import Order
+
+
+class Flight:
+    """One order under way, in this process.
+
+    Attributes:
+        sender: the mark by which this flight knows the order for its own.
+        answered: the customer has the order's id, whatever comes.
+        deciding: a refusal is on its way into the store; from then on the customer waits for it,
+            so that he never gets an id for an order that was just refused.
+        patient: it is not the customer who waits, so it may stay queued for another time.
+        waiting: it waits for a place, and nothing is lost if it is stopped.
+        place: room for its call.
+        not_after: when, on the event loop's clock, it is too late to write what was marked.
+
+    """
+
+    order: Order
+    task: asyncio.Task[Order]
+
+    def __init__(self, *, patient: bool = False) -> None:
+        self.sender = secrets.token_hex(8)
+        self.answered = patient
+        self.deciding = False
+        self.patient = patient
+        self.waiting = False
+        self.place: Place | None = None
+        self.not_after = 0.0
+        self._line: Line | None = None
+        self._cost = 0
+
+    def choose(self, line: Line, cost: int) -> None:
+        """Turn to a provider: count on the cost there, and take a place if one is free."""
+        if line is not self._line or cost != self._cost:
+            self.turn_away()
+            line.reserve(cost)
+            self._line, self._cost = line, cost
+        if self.place is None and (place := line.place_now()):
+            self.enter(place)
+
+    def enter(self, place: Place) -> None:
+        """Take a place; the order is to be written within the provider's timeout from now."""
+        assert self._line is not None  # noqa: S101  # a place is at the provider that was chosen
+        self.place = place
+        self.not_after = asyncio.get_running_loop().time() + self._line.timeout
+
+    def turn_away(self, *, taken: bool = False) -> None:
+        """Give up the place and what was counted on; ``taken``: the provider may have the order."""
+        if self.place:
+            self.place.leave()
+            self.place = None
+        if self._line:
+            self._line.unreserve(self._cost, taken=taken)
+            self._line = None

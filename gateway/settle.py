@@ -1,0 +1,212 @@
+"""Unknown orders, settled by what can be seen: the provider's balance, and ids that nobody claims.
+
+Every look at a provider's balance is remembered. While an order is unknown there, everything that
+the provider may have refunded is asked for after each look, so that ``evidence`` can tell what
+the balance lost. What it finds is shown to the owner, or, where he says ``settle: {mode: auto}``,
+acted on. Nothing here ever sends an order.
+"""
+
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from gateway import transitions
+from gateway.config import Provider
+from gateway.evidence import READINGS, Case, Finding, Verdict, judge
+from gateway.follow import Follow
+from gateway.line import MICROS
+from gateway.model import Order, Report, State
+from gateway.money import Money
+from gateway.router import Router
+from gateway.store import Lease, Reading, Sighting, Step, Store
+from gateway.transitions import HOUR, Following
+
+log = structlog.get_logger()
+
+MOST_MOVEMENTS = 5_000
+"""Bookings at a provider that are weighed; where more happened, nothing is concluded."""
+MOST_ASKED = 2_000
+"""Orders that are asked for to see what was refunded; with more, nothing is concluded."""
+LATE_REFUND = 24 * HOUR
+"""For how long after an order was settled a refund of it is thought possible, for this purpose."""
+LOOK_BACK = 24 * HOUR
+"""How long before an order was sent a balance may have been seen that it is compared with."""
+NEIGHBOURS = 20
+"""Our orders before and after an unknown one, whose ids enclose its own."""
+
+
+async def weigh(
+    store: Store, providers: Mapping[str, Provider], now: int, provider: str
+) -> dict[int, Finding]:
+    """Return what the evidence says of a provider's unknown orders, by their ids."""
+    limit = MOST_MOVEMENTS
+    unknown = await store.undecided(State.UNKNOWN, limit, provider=provider)
+    if not unknown or provider not in providers:
+        return {}
+    after = _after(providers[provider])
+    oldest = min(one.attempt_at for one in unknown)
+    readings = await store.readings(provider, oldest - LOOK_BACK)
+    before = [one for one in readings if one.answered_at <= oldest]
+    readings = readings[max(len(before) - READINGS, 0) :]
+    since = (readings[0].asked_at if readings else oldest) - after
+    movements = await store.movements(provider, since, limit)
+    if len(movements) == limit:
+        many = Finding(Verdict.OPEN, "too much happened at this provider since")
+        return dict.fromkeys((one.id for one in unknown), many)
+    under_way = await store.undecided(State.SENDING, limit, provider=provider)
+    lost = await store.taken_too_late(provider, since)
+    return judge(Case(readings, [*unknown, *under_way], movements, lost, after, now))
+
+
+def _after(provider: Provider) -> int:
+    """Return by how many milliseconds the balance shows what was taken; no call takes longer."""
+    return int(max(provider.settle.after, 2 * provider.timeout) * 1000)
+
+
+class Settler:
+    """Looks at balances, and settles unknown orders by them."""
+
+    def __init__(
+        self,
+        store: Store,
+        router: Router,
+        follow: Follow,
+        providers: Mapping[str, Provider],
+        following: Following,
+        now: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._router = router
+        self._follow = follow
+        self._providers = providers
+        self._following = following
+        self._now = now
+        self._told: dict[int, Finding] = {}
+
+    async def look(self, provider: str, under: Lease | None = None) -> Money:
+        """See our balance at a provider, and settle what that settles."""
+        asked_at = self._now()
+        balance = await self._router.balance(provider)
+        reading = Reading(provider, asked_at, self._now(), balance.micros, balance.currency)
+        await self._remember(reading, under)
+        unknown = await self._store.undecided(State.UNKNOWN, 1, provider=provider)
+        if unknown:
+            await self._check(reading, under)
+        if unknown or await self._store.without_id(provider):
+            await self._settle(provider, under)
+        return balance
+
+    async def _remember(self, reading: Reading, under: Lease | None) -> None:
+        await self._store.add_reading(reading, under)
+        health = self._router.line(reading.provider).health
+        seen = Sighting(
+            reading.provider,
+            balance=reading.balance,
+            currency=reading.currency,
+            balance_at=reading.answered_at,
+            answered_at=reading.answered_at,
+            latency=round((health.latency or 0) * 1000),
+            failures=health.failures,
+            trouble="",
+        )
+        await self._store.sight([seen])
+
+    async def _check(self, reading: Reading, under: Lease | None) -> None:
+        """Ask for all that may have been refunded before a reading, so that it can be explained."""
+        since = self._now() - LATE_REFUND
+        orders = await self._store.followed(reading.provider, since, MOST_ASKED)
+        if len(orders) == MOST_ASKED:
+            return
+        if await self._follow.ask(reading.provider, orders, under):
+            checked = Reading(
+                reading.provider,
+                reading.asked_at,
+                reading.answered_at,
+                reading.balance,
+                reading.currency,
+                checked=True,
+            )
+            await self._store.add_reading(checked, under)
+
+    async def _settle(self, provider: str, under: Lease | None) -> None:
+        settle = self._providers[provider].settle
+        findings = await weigh(self._store, self._providers, self._now(), provider)
+        unknown = await self._store.orders(list(findings))
+        steps = []
+        for order_id, finding in findings.items():
+            self._tell(provider, order_id, finding)
+            if finding.verdict is Verdict.OPEN or settle.mode != "auto":
+                continue
+            upstream_id = None
+            if finding.verdict is Verdict.PLACED:
+                upstream_id = await self.find_id(unknown[order_id])
+            steps.append(self._step(order_id, upstream_id, finding.why))
+        nameless = await self._store.without_id(provider)
+        found = [(order.id, await self.find_id(order)) for order in nameless]
+        why = "found among ids that nobody claims"
+        steps += [self._step(order, its_id, why) for order, its_id in found if its_id]
+        if steps:
+            await self._follow.advance(steps, under)
+
+    def _step(self, order: int, upstream_id: str | None, why: str) -> Step:
+        change = transitions.settled(upstream_id, self._now(), self._following, "evidence", why)
+        return Step(order, change)
+
+    def _tell(self, provider: str, order: int, finding: Finding) -> None:
+        """Log what the evidence says of an order, whenever it says something else than before."""
+        before = self._told.get(order)
+        if before is None or before.verdict is not finding.verdict:
+            log.warning(
+                "evidence of an unknown order",
+                provider=provider,
+                order=order,
+                verdict=finding.verdict,
+                reason=finding.why,
+            )
+        self._told[order] = finding
+
+    # --- which id -------------------------------------------------------------------------
+
+    async def find_id(self, order: Order) -> str:
+        """Return the provider's id of an order that it has; empty when that is not certain.
+
+        Ids between those of orders before and after it are asked for. It is the one that answers,
+        that no order of ours has, and whose charge (and quantity, where shown) fit.
+        """
+        reach = self._providers[order.provider].settle.probe_ids
+        if not reach:
+            return ""
+        ids = await self._between(order, reach)
+        if not ids:
+            return ""
+        ours = await self._store.known_ids(order.provider, ids)
+        free = [one for one in ids if one not in ours]
+        found = await self._router.probe(order.provider, free)
+        fitting = [one for one, report in found.items() if _fits(order, report)]
+        return fitting[0] if len(fitting) == 1 else ""
+
+    async def _between(self, order: Order, reach: int) -> list[str]:
+        """Return the ids that the order can have: no more than ``reach``, else none."""
+        near = await self._store.neighbours(order.provider, order.id, NEIGHBOURS)
+        # No call takes longer, so these were taken before, or sent after, it can have been taken.
+        apart = int(2000 * self._providers[order.provider].timeout)
+        numbered = [(one.attempt_at, int(one.upstream_id)) for one in near if _numbered(one)]
+        lower = [number for at, number in numbered if at + apart <= order.attempt_at]
+        upper = [number for at, number in numbered if at >= order.attempt_at + apart]
+        if not lower:
+            return []
+        first = max(lower) + 1
+        end = min(upper, default=first + reach)
+        return [str(one) for one in range(first, end)] if end - first <= reach else []
+
+
+def _numbered(order: Order) -> bool:
+    return order.upstream_id.isascii() and order.upstream_id.isdecimal()
+
+
+def _fits(order: Order, report: Report) -> bool:
+    if report.charge is None or report.currency not in ("", order.cost_currency):
+        return False
+    if report.quantity is not None and report.quantity != order.size:
+        return False
+    return abs(report.charge - order.cost) <= max(order.cost // 1000, MICROS // 100_000)
