@@ -20,6 +20,7 @@ from gateway.config import Config
 from gateway.endpoint import App, Endpoint, Receive, Scope, Send
 from gateway.errors import ConfigError, StoreUnavailable
 from gateway.follow import Follow
+from gateway.limits import Limits
 from gateway.orders import Orders
 from gateway.router import Router
 from gateway.settings import Settings
@@ -141,6 +142,7 @@ class Application:
                 gateway.follow,
                 gateway.store,
                 self._site,
+                limits=Limits(self._config.limits),
             )
             gateway.background.start(work=self._background)
             self._trouble = ""

@@ -6,6 +6,7 @@ since most clients read nothing else.
 """
 
 import itertools
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
@@ -18,6 +19,7 @@ from gateway.auth import Auth
 from gateway.catalog import Shop
 from gateway.errors import CustomerError, ErrorText, StoreUnavailable
 from gateway.follow import Follow
+from gateway.limits import Limits, welcome
 from gateway.model import Action, Customer
 from gateway.orders import Orders
 from gateway.store import Store
@@ -63,6 +65,20 @@ def error(text: str, status: int = 200) -> Answer:
     return Answer(_encode({"error": text}), status)
 
 
+class _TooEarly(CustomerError):
+    """A limit is reached; ``seconds``: until when."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(ErrorText.TOO_MANY_REQUESTS)
+        self.seconds = seconds
+
+
+def too_many(seconds: float) -> Answer:
+    """Return what is answered to a request that comes too early by so much."""
+    after = str(math.ceil(seconds)).encode()
+    return Answer(_encode({"error": ErrorText.TOO_MANY_REQUESTS}), 429, ((b"retry-after", after),))
+
+
 TOO_LARGE = error(ErrorText.INCORRECT_REQUEST, 413)
 GONE = Answer(_encode({"error": ErrorText.UNAVAILABLE}), 503, ((b"retry-after", b"5"),))
 
@@ -79,6 +95,7 @@ class Endpoint:
         store: Store,
         other: App,
         *,
+        limits: Limits | None = None,
         ready: Callable[[], bool] = lambda: True,
     ) -> None:
         self._auth = auth
@@ -87,6 +104,7 @@ class Endpoint:
         self._follow = follow
         self._store = store
         self._other = other
+        self._limits = limits or Limits()
         self._ready = ready
         self._process = secrets.token_hex(3)
         self._count = itertools.count(1)
@@ -143,9 +161,11 @@ class Endpoint:
             act = self._actions.get(params.get("action", ""))
             if act is None:
                 raise CustomerError(ErrorText.INCORRECT_REQUEST)  # noqa: TRY301
-            customer = await self._auth.customer(params.get("key") or _header_key(headers))
+            customer = await self._admit(scope, headers, params)
             structlog.contextvars.bind_contextvars(customer=customer.id)
             return await act(Asked(customer, params, headers))
+        except _TooEarly as refusal:
+            return too_many(refusal.seconds)
         except CustomerError as refusal:
             return error(refusal.text)
         except StoreUnavailable as trouble:
@@ -154,6 +174,21 @@ class Endpoint:
         except Exception:
             log.exception("a request failed")
             return error(ErrorText.UNAVAILABLE)
+
+    async def _admit(
+        self, scope: Scope, headers: Mapping[bytes, bytes], params: Mapping[str, str]
+    ) -> Customer:
+        """Return whose request this is, if it may be made from here and now."""
+        address = self._limits.caller(_peer(scope), headers)
+        if seconds := self._limits.address_waits(address):
+            raise _TooEarly(seconds)
+        customer = await self._auth.customer(params.get("key") or _header_key(headers))
+        if not welcome(customer, address):
+            log.warning("a key was used from elsewhere", customer=customer.id, address=address)
+            raise CustomerError(ErrorText.INVALID_KEY)
+        if seconds := self._limits.customer_waits(customer):
+            raise _TooEarly(seconds)
+        return customer
 
     # --- the seven actions ------------------------------------------------------------------
 
@@ -257,6 +292,11 @@ async def _body(scope: Scope, receive: Receive) -> bytes | None:
             return None
         if not message.get("more_body"):
             return b"".join(parts)
+
+
+def _peer(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def _header_key(headers: Mapping[bytes, bytes]) -> str:

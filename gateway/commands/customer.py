@@ -20,12 +20,15 @@ from gateway.commands.terminal import (
     show_table,
 )
 from gateway.config import Config
+from gateway.config.values import network
 from gateway.errors import CustomerError, TransferConflict
 from gateway.model import Customer, Transfer
 from gateway.money import Money, text
 from gateway.store import Balance, Store
 
 app = typer.Typer(no_args_is_help=True, help="Customers, their keys and their money.")
+
+MOST_PER_SECOND = 1_000_000
 
 Name = Annotated[str, typer.Argument(help="The customer's name.")]
 Amount = Annotated[str, typer.Argument(help="An amount in the gateway's currency, like 25.50.")]
@@ -76,6 +79,9 @@ async def _facts(store: Store, customer: Customer, config: Config) -> dict[str, 
         "owed": text(balance.owed),
         "currency": config.currency,
         "disabled": customer.disabled,
+        "daily_cap": None if customer.daily_cap is None else text(customer.daily_cap),
+        "addresses": list(customer.addresses),
+        "per_second": customer.per_second,
         "created_at": moment(customer.created_at),
     }
 
@@ -228,6 +234,48 @@ async def tier(
 ) -> None:
     """Put a customer into a price group."""
     await _change(name, json=json, tier=tier)
+
+
+@app.command()
+@command
+async def limit(
+    name: Name,
+    daily: Annotated[
+        str | None, typer.Option(help="What all orders of a day (UTC) may cost, or `none`.")
+    ] = None,
+    addresses: Annotated[
+        str | None,
+        typer.Option("--from", help="Addresses and networks that the key works from, or `any`."),
+    ] = None,
+    per_second: Annotated[
+        str | None, typer.Option(help="Requests in a second, or `usual`.")
+    ] = None,
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Limit what a key can do, so that a stolen one costs at most so much."""
+    fields: dict[str, object] = {}
+    if daily is not None:
+        fields["daily_cap"] = None if daily == "none" else _amount(daily, "").micros
+    if addresses is not None:
+        fields["addresses"] = () if addresses == "any" else _networks(addresses)
+    if per_second is not None:
+        fields["per_second"] = None if per_second == "usual" else _per_second(per_second)
+    if not fields:
+        fail("say what to limit: --daily 50, --from 203.0.113.7,10.0.0.0/8 or --per-second 20")
+    await _change(name, json=json, **fields)
+
+
+def _networks(written: str) -> tuple[str, ...]:
+    try:
+        return tuple(network(one) for one in written.split(","))
+    except ValueError as error:
+        fail(f"--from: {error}")
+
+
+def _per_second(written: str) -> int:
+    if not (written.isascii() and written.isdigit() and 0 < int(written) <= MOST_PER_SECOND):
+        fail(f"--per-second {written}: write a whole number from 1 to {MOST_PER_SECOND}, or usual")
+    return int(written)
 
 
 @app.command()

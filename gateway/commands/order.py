@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gateway import ledger, transitions
+from gateway import settle as settle_
 from gateway.app import open_gateway
 from gateway.commands.terminal import (
     Json,
@@ -23,6 +24,7 @@ from gateway.commands.terminal import (
 )
 from gateway.commands.terminal import since as since_
 from gateway.config import Config
+from gateway.evidence import Verdict
 from gateway.model import Cancel, Event, Order, State, Status, Transfer
 from gateway.money import text
 from gateway.store import Failure, Filter, Step, Store, Transition
@@ -76,7 +78,7 @@ async def list_(  # a flag each
     words = {one.casefold() for one in (*Status, "unknown", "failed")}
     if status and status.casefold() not in words:
         fail(f"--status {status}: one of {', '.join((*Status, 'unknown', 'failed'))}")
-    async with opened_store() as (store, _):
+    async with opened_store() as (store, config):
         names = await _names(store)
         ids = {name: customer_id for customer_id, name in names.items()}
         if customer and customer not in ids:
@@ -88,7 +90,12 @@ async def list_(  # a flag each
             since=since_(since) if since else 0,
             limit=limit,
         )
-        rows = [_row(order, names) for order in await store.find_orders(wanted)]
+        orders = await store.find_orders(wanted)
+        rows = [_row(order, names) for order in orders]
+        if status.casefold() == State.UNKNOWN:
+            # What is to be decided is listed with what there is to decide it by.
+            for row, order in zip(rows, orders, strict=True):
+                row["evidence"] = await _evidence(store, config, order)
     if json:
         show_json(rows)
         return
@@ -109,6 +116,10 @@ async def list_(  # a flag each
         [title for title, _ in columns],
         [[row[name] for _, name in columns] for row in rows],
     )
+    for row in rows:
+        if isinstance(evidence := row.get("evidence"), dict):
+            out.print(f"\norder {row['id']}", style="bold")
+            show_facts({f"  {name}": value for name, value in evidence.items()})
 
 
 def _event(event: Event, currency: str) -> dict[str, object]:
@@ -129,7 +140,31 @@ def _transfer(transfer: Transfer) -> dict[str, object]:
     }
 
 
-async def _everything(store: Store, order: Order) -> dict[str, object]:
+async def _evidence(store: Store, config: Config, order: Order) -> dict[str, object] | None:
+    """Return what is to be known of an order whose outcome is not, and how it is decided."""
+    command = f"gateway order settle {order.id}"
+    if transitions.awaits_id(order):
+        says = f"{order.provider} has it, under an id that is not known: it is followed no further"
+        return {"says": says, "decide": f"{command} --upstream THEIR_ID"}
+    if order.state is State.FAILED and order.upstream_id:
+        return {"says": f"{order.provider} took it as {order.upstream_id} after it was given up"}
+    if order.state is not State.UNKNOWN:
+        return None
+    findings = await settle_.weigh(store, config.providers, now(), order.provider)
+    found = findings.get(order.id)
+    decide = {
+        Verdict.PLACED: f"{command} --placed, or with its id --upstream THEIR_ID",
+        Verdict.NOT_PLACED: f"{command} --not-placed",
+    }
+    by_hand = f"look at the panel, then {command} --upstream THEIR_ID or --not-placed"
+    return {
+        "says": found.verdict if found else Verdict.OPEN,
+        "why": found.why if found else f"{order.provider} is not in the configuration",
+        "decide": decide.get(found.verdict, by_hand) if found else by_hand,
+    }
+
+
+async def _everything(store: Store, config: Config, order: Order) -> dict[str, object]:
     events, transfers = await store.history(order.id)
     began: dict[str, object] = {"at": moment(order.created_at), "what": "placed"}
     return {
@@ -144,6 +179,7 @@ async def _everything(store: Store, order: Order) -> dict[str, object]:
         "cancel": order.cancel or None,
         "told": order.error or None,
         "next_look": moment(order.poll_at),
+        "evidence": await _evidence(store, config, order),
         "events": [began, *(_event(one, order.cost_currency) for one in events)],
         "transfers": [_transfer(one) for one in transfers],
         "refills": [
@@ -168,9 +204,13 @@ def _show(facts: dict[str, object], *, json: bool) -> None:
         return
     lists = {name: facts.pop(name) for name in ("events", "transfers", "refills")}
     params = facts.pop("params")
+    evidence = facts.pop("evidence")
     assert isinstance(params, dict)  # noqa: S101  # see _everything
     show_facts({name: value for name, value in facts.items() if value is not None})
     show_facts({f"  {name}": value for name, value in params.items()})
+    if isinstance(evidence, dict):
+        out.print("\nevidence", style="bold")
+        show_facts({f"  {name}": value for name, value in evidence.items()})
     for name, rows in lists.items():
         assert isinstance(rows, list)  # noqa: S101  # see _everything
         out.print(f"\n{name}", style="bold")
@@ -187,8 +227,8 @@ def _show(facts: dict[str, object], *, json: bool) -> None:
 @command
 async def show(order_id: Id, json: Json = False) -> None:  # noqa: FBT002
     """Show every attempt, every status change and every movement of money of an order."""
-    async with opened_store() as (store, _):
-        facts = await _everything(store, await _get(store, order_id))
+    async with opened_store() as (store, config):
+        facts = await _everything(store, config, await _get(store, order_id))
     _show(facts, json=json)
 
 
@@ -201,29 +241,36 @@ def _following(config: Config) -> Following:
 async def settle(
     order_id: Id,
     upstream: Annotated[str | None, typer.Option(help="Placed, under this id of theirs.")] = None,
+    placed: Annotated[  # noqa: FBT002
+        bool, typer.Option("--placed", help="They have it; under which id is not known.")
+    ] = False,
     not_placed: Annotated[  # noqa: FBT002
         bool, typer.Option("--not-placed", help="They have no such order.")
     ] = False,
     json: Json = False,  # noqa: FBT002
 ) -> None:
-    """Decide an order whose outcome is not known."""
-    if (upstream is None) is not not_placed:
-        fail("say either --upstream THEIR_ID or --not-placed")
+    """Decide an order whose outcome is not known, or give one that is placed its id."""
+    if (upstream is not None) + placed + not_placed != 1:
+        fail("say one of --upstream THEIR_ID, --placed and --not-placed")
     if upstream is not None and not _UPSTREAM_ID.fullmatch(upstream):
         fail(f"--upstream {upstream}: write the provider's order id, such as 23501")
     async with opened_store() as (store, config):
         order = await _get(store, order_id)
-        if order.state is not State.UNKNOWN:
+        nameless = upstream is not None and transitions.awaits_id(order)
+        if order.state is not State.UNKNOWN and not nameless:
             fail(f"order {order_id} is {order.word}; only unknown orders are settled", 1)
-        change = transitions.settled(upstream, now(), _following(config))
-        await _step(store, order_id, change, json=json)
+        its_id = "" if placed else upstream
+        change = transitions.settled(its_id, now(), _following(config))
+        await _step(store, config, order_id, change, json=json)
 
 
-async def _step(store: Store, order_id: int, change: Transition, *, json: bool) -> None:
+async def _step(
+    store: Store, config: Config, order_id: int, change: Transition, *, json: bool
+) -> None:
     (after,) = await store.advance([Step(order_id, change)])
     if isinstance(after, Failure):
         fail(f"order {order_id} stays as it is: {after}", 1)
-    _show(await _everything(store, after), json=json)
+    _show(await _everything(store, config, after), json=json)
 
 
 @app.command()
@@ -238,7 +285,7 @@ async def cancel(order_id: Id, json: Json = False) -> None:  # noqa: FBT002
         refusals = await gateway.follow.ask_cancels([order])
         await gateway.follow.drain(gateway.config.orders.answer_within)
         order = await _get(gateway.store, order_id)
-        facts = await _everything(gateway.store, order)
+        facts = await _everything(gateway.store, gateway.config, order)
     _show(facts, json=json)
     if refusals.get(order_id):
         fail("the provider refused; its words are in the events above", 1)
@@ -250,8 +297,14 @@ async def cancel(order_id: Id, json: Json = False) -> None:  # noqa: FBT002
 @command
 async def retry(order_id: Id, json: Json = False) -> None:  # noqa: FBT002
     """Hold a failed order's charge again, and queue it for the routes that there are now."""
-    async with opened_store() as (store, _):
+    async with opened_store() as (store, config):
         order = await _get(store, order_id)
         if order.state is not State.FAILED:
             fail(f"order {order_id} is {order.word}; only failed orders are tried again", 1)
-        await _step(store, order_id, transitions.retried(now()), json=json)
+        if order.upstream_id:
+            fail(
+                f"order {order_id} was taken by {order.provider} as {order.upstream_id} after it "
+                "was given up; sent again it would be there twice",
+                1,
+            )
+        await _step(store, config, order_id, transitions.retried(now()), json=json)

@@ -1,12 +1,14 @@
 """``gateway provider list`` and ``gateway sync``: what is known of the providers."""
 
 import asyncio
+import secrets
 from typing import Annotated
 
 import msgspec
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from gateway import ledger
 from gateway.app import Gateway, open_gateway
 from gateway.commands.terminal import (
     Json,
@@ -16,12 +18,14 @@ from gateway.commands.terminal import (
     load_config,
     load_settings,
     moment,
+    now,
     opened_store,
+    show_facts,
     show_json,
     show_table,
 )
-from gateway.errors import CallFailed
-from gateway.money import text
+from gateway.errors import CallFailed, TransferConflict
+from gateway.money import Money, text
 from gateway.store import Sighting
 
 app = typer.Typer(no_args_is_help=True, help="The panels that we buy from.")
@@ -78,6 +82,41 @@ async def list_(json: Json = False) -> None:  # noqa: FBT002
             ),
             [tuple(row.values()) for row in rows],
         )
+
+
+@app.command()
+@command
+async def deposit(
+    name: Annotated[str, typer.Argument(help="The provider's name.")],
+    amount: Annotated[str, typer.Argument(help="In the provider's currency, like 50.00.")],
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Your own name for this payment; a second time it does nothing."),
+    ] = None,
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Book money that you paid in at a provider, so that its balance can be explained."""
+    async with opened_store() as (store, config):
+        if name not in config.providers:
+            fail(f"there is no provider {name}; there are: {', '.join(config.providers)}")
+        try:
+            paid = Money.of(amount, config.providers[name].currency)
+        except ValueError as error:
+            fail(f"{error}; write an amount like 50.00")
+        if paid.micros <= 0:
+            fail(f"{amount} is not a positive amount; write one like 50.00")
+        try:
+            (fresh,) = await store.post(
+                [ledger.deposit(name, paid, reference or secrets.token_hex(8), now())]
+            )
+        except TransferConflict:
+            fail("this reference was used for another amount; nothing was booked", 1)
+    result = {"provider": name, "deposit": str(paid.decimal), "currency": paid.currency}
+    if json:
+        show_json({**result, "posted": fresh})
+    else:
+        again = {} if fresh else {"": "this reference was booked before; nothing was done"}
+        show_facts({**result, **again})
 
 
 class Synced(msgspec.Struct):

@@ -21,7 +21,9 @@ from gateway.config.values import (
     Flag,
     Id,
     Interval,
+    Many,
     Name,
+    Network,
     Parameter,
     Patience,
     Percent,
@@ -228,12 +230,13 @@ class RequestLimits(Block):
     """How many requests customers may make in a second; ten seconds' worth at once.
 
     Attributes:
-        per_key, per_address: ``None``: any number.
+        trusted_proxies: whose ``X-Forwarded-For`` is believed.
 
     """
 
-    per_key: Few | None = 500
-    per_address: Few | None = 1000
+    per_key: Many = 1000
+    per_address: Many = 2000
+    trusted_proxies: Annotated[list[Network], LIST] = ["127.0.0.0/8", "::1/128"]
 
 
 class Contents(Block):

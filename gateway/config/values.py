@@ -6,6 +6,7 @@ file) is left to the type that stands beside the reader.
 """
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Callable, Iterable
 from decimal import Decimal
@@ -233,6 +234,15 @@ SIZES = {
 """What an order type that is not in our table may count; ``runs`` is quantity times runs."""
 
 
+def network(text: str) -> str:
+    """Read an address, or a network such as ``10.0.0.0/8``; returns it in its usual form."""
+    try:
+        return str(ipaddress.ip_network(text.strip()))
+    except ValueError:
+        msg = f"{shown(text)} is no address; write one such as 203.0.113.7 or 10.0.0.0/8"
+        raise ValueError(msg) from None
+
+
 def _size(text: str) -> Size:
     if text not in SIZES:
         msg = f"{shown(text)} can't be counted; known are {', '.join(SIZES)}"
@@ -256,6 +266,8 @@ Name = Annotated[str, _word(_NAME, "is not a name; use letters, digits, dots, - 
 Id = Annotated[int, whole(1, LARGEST_ID, "an id; give a whole number")]
 Count = Annotated[int, whole(1, 10**12)]
 Few = Annotated[int, whole(1, 10_000)]
+Many = Annotated[int, whole(1, 1_000_000)]
+Network = Annotated[str, scalar(network)]
 Reach = Annotated[int, whole(0, 10_000)]
 Interval = Annotated[float, duration("10ms", "7d")]
 Patience = Annotated[float, duration("10ms", "10m")]

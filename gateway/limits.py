@@ -1,0 +1,97 @@
+"""How often a customer and an address may ask, and from where a key works.
+
+Generous on purpose: old panels ask for the status of every order singly, some dozens a second, and
+know nothing of a refusal. What is limited is the program that has run away, and the stolen key.
+"""
+
+import ipaddress
+import time
+from collections.abc import Callable, Mapping
+
+from gateway.config import RequestLimits
+from gateway.model import Customer
+
+BURST = 10.0
+"""Seconds' worth of requests that may come at once."""
+REMEMBERED = 50_000
+"""Callers that are remembered; those who have been quiet are forgotten first."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Limits:
+    """Counts requests, in this process."""
+
+    def __init__(
+        self,
+        limits: RequestLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = limits or RequestLimits()
+        self._clock = clock
+        self._paid_until: dict[str | int, float] = {}
+        self._proxies = tuple(ipaddress.ip_network(one) for one in self._limits.trusted_proxies)
+        self._known: dict[str, bool] = {}
+
+    def caller(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
+        """Return the address that a request comes from; a proxy of ours says for whom it asks."""
+        forwarded = headers.get(b"x-forwarded-for")
+        if forwarded is None or not self._is_proxy(peer):
+            return peer
+        # From the right: what stands further left was written by whom nobody knows.
+        for named in reversed(forwarded.decode("latin-1").split(",")):
+            peer = named.strip()
+            if not self._is_proxy(peer):
+                break
+        return peer
+
+    def _is_proxy(self, address: str) -> bool:
+        known = self._known.get(address)
+        if known is None:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            known = self._known[address] = _within(address, self._proxies)
+        return known
+
+    def address_waits(self, address: str) -> float:
+        """Count a request from an address; returns the seconds that it is too early by."""
+        if address.startswith("127.") or address == "::1":
+            return 0.0  # on this machine there is nobody but the owner
+        return self._wait(address, self._limits.per_address)
+
+    def customer_waits(self, customer: Customer) -> float:
+        """Count a customer's request; returns the seconds that it is too early by."""
+        return self._wait(customer.id, customer.per_second or self._limits.per_key)
+
+    def _wait(self, who: str | int, per_second: int) -> float:
+        # Each request pays for its part of a second; whoever has paid too far ahead waits.
+        now = self._clock()
+        paid_until = max(self._paid_until.get(who, 0.0), now) + 1 / per_second
+        if paid_until > now + BURST:
+            return paid_until - now - BURST
+        if who not in self._paid_until and len(self._paid_until) >= REMEMBERED:
+            self._forget(now)
+        self._paid_until[who] = paid_until
+        return 0.0
+
+    def _forget(self, now: float) -> None:
+        quiet = {who: until for who, until in self._paid_until.items() if until > now}
+        # Should all of them be busy at once, all of them begin anew.
+        self._paid_until = quiet if len(quiet) < REMEMBERED else {}
+
+
+def welcome(customer: Customer, address: str) -> bool:
+    """Tell whether a customer's key works from an address."""
+    if not customer.addresses:
+        return True
+    return _within(address, tuple(ipaddress.ip_network(one) for one in customer.addresses))
+
+
+def _within(address: str, networks: tuple[Network, ...]) -> bool:
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False  # a socket in the file system has no address
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
+        found = found.ipv4_mapped
+    return any(found in network for network in networks)
