@@ -1,0 +1,77 @@
+"""Customers and their balances, on SQLite."""
+
+from collections.abc import Sequence
+
+import apsw
+
+from gateway.model import Customer, Kind
+from gateway.store import Balance
+from gateway.store.rows import columns, from_row, listed, to_row
+from gateway.store.sqlite_file import SqliteFile, select
+
+
+class SqliteCustomers(SqliteFile):
+    """See ``Store``."""
+
+    async def pepper(self) -> bytes:
+        """Return the secret that customers' keys are hashed with."""
+        return bytes(self._read("SELECT value FROM secrets WHERE name = 'pepper'")[0][0])
+
+    async def add_customer(self, customer: Customer, digest: bytes) -> Customer | None:
+        """Write a new customer."""
+
+        def run(db: apsw.Connection) -> Customer | None:
+            if db.execute("SELECT 1 FROM customers WHERE name = ?", (customer.name,)).fetchone():
+                return None
+            names = columns(Customer)[1:]
+            db.execute(
+                f"INSERT INTO customers (digest, {listed(names)}) "
+                f"VALUES (?, {', '.join('?' * len(names))})",
+                (digest, *to_row(customer)[1:]),
+            )
+            row = (db.last_insert_rowid(), *to_row(customer)[1:])
+            return from_row(Customer, row)
+
+        return await self._writer.do(run)
+
+    async def set_customer(self, customer: Customer, digest: bytes | None = None) -> None:
+        """Write a customer as he is now, with a new key when one is given."""
+        names = columns(Customer)[1:]
+        updates = ", ".join(f"{name} = ?" for name in names)
+        await self._writer.do(
+            lambda db: db.execute(
+                f"UPDATE customers SET {updates}, digest = coalesce(?, digest) WHERE id = ?",
+                (*to_row(customer)[1:], digest, customer.id),
+            ).fetchall()
+        )
+
+    async def customer_of(self, digest: bytes) -> Customer | None:
+        """Return who holds the key with this digest."""
+        rows = self._read(select(Customer, "customers", "digest = ?"), (digest,))
+        return from_row(Customer, rows[0]) if rows else None
+
+    async def customers(self) -> list[Customer]:
+        """Return all customers."""
+        rows = self._read(select(Customer, "customers", "1") + " ORDER BY id")
+        return [from_row(Customer, row) for row in rows]
+
+    async def balances(self, customers: Sequence[int]) -> dict[int, list[Balance]]:
+        """Return the customers' accounts, by currency."""
+        found: dict[int, list[Balance]] = {}
+        for customer in customers:
+            sums: dict[str, dict[str, int]] = {}
+            for kind, currency, balance in self._read(
+                "SELECT kind, currency, balance FROM accounts WHERE owner = ?", (str(customer),)
+            ):
+                sums.setdefault(currency, {})[kind] = balance
+            found[customer] = [
+                Balance(
+                    currency,
+                    available=one.get(Kind.AVAILABLE, 0),
+                    held=one.get(Kind.HELD, 0),
+                    sales=one.get(Kind.SALES, 0),
+                    owed=-one.get(Kind.OWED, 0),
+                )
+                for currency, one in sums.items()
+            ]
+        return found

@@ -1,0 +1,70 @@
+"""One SQLite file: a connection that writes, one that reads, one more for each long look."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+
+from gateway.errors import LeaseLost, StoreUnavailable
+from gateway.store import Lease
+from gateway.store.rows import columns, listed
+from gateway.store.sqlite_books import Books
+from gateway.store.writer import Rehearsal, Writer, connect
+
+T = TypeVar("T")
+
+
+def select(kind: type[Any], table: str, where: str) -> str:
+    """Return the statement that reads things of a kind."""
+    return f"SELECT {listed(columns(kind))} FROM {table} WHERE {where}"
+
+
+def insert(kind: type[Any], table: str) -> str:
+    """Return the statement that writes a thing of a kind."""
+    names = columns(kind)
+    return f"INSERT INTO {table} ({listed(names)}) VALUES ({', '.join('?' * len(names))})"
+
+
+def hold(db: apsw.Connection, lease: Lease | None) -> None:
+    """Raise ``LeaseLost`` when a lease has passed on."""
+    if lease is None:
+        return
+    fence = db.execute("SELECT fence FROM leases WHERE name = ?", (lease.name,)).get
+    if fence != lease.fence:
+        msg = f"{lease.name} is done by somebody else by now"
+        raise LeaseLost(msg)
+
+
+class SqliteFile:
+    """What the operations of every kind share."""
+
+    def __init__(self, path: Path, writer: Writer | Rehearsal, books: Books) -> None:
+        self._path = path
+        self._writer = writer
+        self._books = books
+        self._reader = connect(path)
+
+    async def close(self) -> None:
+        """Commit what is waiting, and close the file."""
+        self._reader.close()
+        await self._writer.close()
+
+    def _read(self, statement: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._reader.execute(statement, tuple(bindings)).fetchall()
+        except apsw.Error as error:
+            raise StoreUnavailable(str(error)) from error
+
+    async def _apart(self, work: Callable[[apsw.Connection], T]) -> T:
+        def run() -> T:
+            with closing(connect(self._path)) as db:
+                try:
+                    db.execute("BEGIN")
+                    return work(db)
+                except apsw.Error as error:
+                    raise StoreUnavailable(str(error)) from error
+
+        return run() if isinstance(self._writer, Rehearsal) else await asyncio.to_thread(run)

@@ -1,0 +1,389 @@
+"""Orders, their money and their refills, on SQLite."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import apsw
+
+from gateway.errors import CustomerError, ErrorText, StoreUnavailable
+from gateway.model import Cancel, Event, Order, Refill, State, Transfer
+from gateway.store import (
+    Change,
+    Claim,
+    Failure,
+    Filter,
+    Lease,
+    Movement,
+    Placed,
+    Placement,
+    Step,
+)
+from gateway.store.rows import changed, from_row, to_row
+from gateway.store.sqlite_books import NoFunds
+from gateway.store.sqlite_file import SqliteFile, hold, insert, select
+
+T = TypeVar("T")
+
+DAY = 24 * 3600 * 1000
+
+_ORDER = select(Order, "orders", "id = ?")
+_WORD = (
+    "CASE WHEN state = 'unknown' OR (state = 'failed' AND status <> 'Canceled') "
+    "THEN state ELSE status END"
+)
+
+
+class SqliteOrders(SqliteFile):
+    """See ``Store``."""
+
+    # --- orders and money ---------------------------------------------------------------
+
+    async def place(self, placements: Sequence[Placement]) -> list[Placed | ErrorText]:
+        """Write new orders with their holds, each whole or not at all."""
+        return await self._writer.do(lambda db: [self._place(db, one) for one in placements])
+
+    def _place(self, db: apsw.Connection, new: Placement) -> Placed | ErrorText:
+        if new.claim and (standing := _standing(db, new.customer, new.claim)) is not None:
+            return standing if isinstance(standing, ErrorText) else Placed(standing, fresh=False)
+        order_id = db.execute(
+            "UPDATE counters SET value = value + 1 WHERE name = 'order' RETURNING value"
+        ).get
+        change = new.build(order_id)
+        if new.cap is not None and not _within_cap(db, new, change.order.charge):
+            return ErrorText.NOT_ENOUGH_FUNDS
+        if self._write(db, None, change) is not None:
+            return ErrorText.NOT_ENOUGH_FUNDS
+        if new.cap is not None:
+            db.execute(
+                "INSERT INTO spending VALUES (?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET amount = amount + excluded.amount",
+                (new.customer, new.at // DAY, change.order.charge),
+            )
+        if new.claim:
+            db.execute(
+                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)",
+                (new.customer, new.claim.key, new.claim.fingerprint, order_id, new.at),
+            )
+        return Placed(change.order, fresh=True)
+
+    async def advance(
+        self, steps: Sequence[Step], under: Lease | None = None
+    ) -> list[Order | Failure]:
+        """Take each order one transition further."""
+
+        def run(db: apsw.Connection) -> list[Order | Failure]:
+            hold(db, under)
+            return [self._advance(db, step) for step in steps]
+
+        return await self._writer.do(run)
+
+    def _advance(self, db: apsw.Connection, step: Step) -> Order | Failure:
+        row = db.execute(_ORDER, (step.order,)).fetchone()
+        if row is None:
+            return Failure.NO_ORDER
+        order = from_row(Order, row)
+        change = step.change(order)
+        if change is None:
+            return order
+        return self._write(db, order, change) or change.order
+
+    def _write(self, db: apsw.Connection, before: Order | None, change: Change) -> Failure | None:
+        """Write a change whole, or say why nothing of it was written."""
+        order = change.order
+        db.execute("SAVEPOINT change")
+        try:
+            if before is None:
+                db.execute(insert(Order, "orders"), to_row(order))
+            else:
+                fields = changed(before, order)
+                names = ", ".join(f'"{name}" = ?' for name in fields)
+                db.execute(
+                    f"UPDATE orders SET {names} WHERE id = ?",  # columns of ours
+                    (*fields.values(), order.id),
+                )
+            for transfer in change.transfers:
+                self._books.post(db, transfer)
+        except NoFunds:
+            failure = Failure.NO_FUNDS
+        except apsw.ConstraintError as error:
+            if "upstream_id" not in str(error):
+                raise
+            failure = Failure.TAKEN
+        else:
+            if change.event:
+                db.execute(insert(Event, "events"), to_row(change.event))
+            if change.frees:
+                db.execute('DELETE FROM claims WHERE "order" = ?', (order.id,))
+            if before and order.state is State.FAILED and before.state is not State.FAILED:
+                # What a daily cap counted is spent no longer.
+                db.execute(
+                    "UPDATE spending SET amount = max(amount - ?, 0) "
+                    "WHERE customer = ? AND day = ?",
+                    (order.charge, order.customer, order.created_at // DAY),
+                )
+            db.execute("RELEASE change")
+            return None
+        db.execute("ROLLBACK TO change")
+        db.execute("RELEASE change")
+        self._books.forget()
+        return failure
+
+    async def post(self, transfers: Sequence[Transfer]) -> list[bool]:
+        """Move money that belongs to no order, all of it or nothing."""
+
+        def run(db: apsw.Connection) -> list[bool]:
+            try:
+                return [self._books.post(db, transfer) for transfer in transfers]
+            except NoFunds:
+                raise CustomerError(ErrorText.NOT_ENOUGH_FUNDS) from None
+
+        return await self._writer.do(run)
+
+    async def claim_due(
+        self,
+        provider: str,
+        now: int,
+        limit: int,
+        next_at: Callable[[Order], int | None],
+        under: Lease | None = None,
+    ) -> list[Order]:
+        """Return orders whose status is due, and put each off."""
+        due = select(Order, "orders", "provider = ? AND poll_at <= ?") + " ORDER BY poll_at LIMIT ?"
+        # Most looks find nothing, and need not wait for the writer.
+        if not self._read(due, (provider, now, 1)):
+            return []
+
+        def run(db: apsw.Connection) -> list[Order]:
+            hold(db, under)
+            orders = [from_row(Order, row) for row in db.execute(due, (provider, now, limit))]
+            db.executemany(
+                "UPDATE orders SET poll_at = ? WHERE id = ?",
+                [(next_at(order), order.id) for order in orders],
+            )
+            return orders
+
+        return await self._writer.do(run)
+
+    async def claimed(self, customer: int, claim: Claim) -> Order | ErrorText | None:
+        """Return what ``place`` would say to a repeat."""
+        try:
+            return _standing(self._reader, customer, claim)
+        except apsw.Error as error:
+            raise StoreUnavailable(str(error)) from error
+
+    async def drop_claims(self, before: int) -> int:
+        """Forget claims older than this."""
+
+        def run(db: apsw.Connection) -> int:
+            db.execute("DELETE FROM claims WHERE at < ?", (before,))
+            return db.changes()
+
+        return await self._writer.do(run)
+
+    # --- reading orders -----------------------------------------------------------------
+
+    async def orders(self, ids: Sequence[int]) -> dict[int, Order]:
+        """Return the orders that exist of these."""
+        found = {}
+        for order_id in ids:
+            for row in self._read(_ORDER, (order_id,)):
+                found[order_id] = from_row(Order, row)
+        return found
+
+    async def find_orders(self, wanted: Filter) -> list[Order]:
+        """Return orders, newest first."""
+        where: list[str] = ["created_at >= ?"]
+        bindings: list[str | int] = [wanted.since]
+        for condition, value in (
+            (f"{_WORD} = ? COLLATE NOCASE", wanted.status),
+            ("customer = ?", wanted.customer),
+            ("provider = ?", wanted.provider),
+        ):
+            if value is not None and value != "":
+                where.append(condition)
+                bindings.append(value)
+        statement = select(Order, "orders", " AND ".join(where)) + " ORDER BY id DESC LIMIT ?"
+        return await self._apart(
+            lambda db: [
+                from_row(Order, row) for row in db.execute(statement, (*bindings, wanted.limit))
+            ]
+        )
+
+    async def undecided(
+        self, state: State, limit: int, *, provider: str = "", after: int = 0
+    ) -> list[Order]:
+        """Return orders in a state before ``placed``, oldest first."""
+        # The condition is spelled out so that SQLite sees that the partial index serves.
+        where = "state = ? AND state IN ('queued', 'sending', 'unknown') AND id > ?"
+        bindings: list[str | int] = [state, after]
+        if provider:
+            where += " AND provider = ?"
+            bindings.append(provider)
+        return self._orders(where, *bindings, order="id", limit=limit)
+
+    async def followed(self, provider: str, settled_since: int, limit: int) -> list[Order]:
+        """Return a provider's orders that are not settled, or were not before that time."""
+        where = "provider = ? AND poll_at IS NOT NULL AND (settled_at IS NULL OR settled_at >= ?)"
+        statement = select(Order, "orders", where) + " LIMIT ?"
+        return await self._apart(
+            lambda db: [
+                from_row(Order, row)
+                for row in db.execute(statement, (provider, settled_since, limit))
+            ]
+        )
+
+    async def without_id(self, provider: str) -> list[Order]:
+        """Return orders that the provider is known to have, but not under which id."""
+        where = f"provider = ? AND state = '{State.PLACED}' AND upstream_id = ''"
+        return self._orders(where, provider, order="id")
+
+    async def neighbours(self, provider: str, order: int, near: int) -> list[Order]:
+        """Return orders with an id of the provider's: ``near`` before and after this one."""
+
+        def run(db: apsw.Connection) -> list[Order]:
+            found = []
+            for side, direction in (("<", "DESC"), (">", "ASC")):
+                where = f"id {side} ? AND provider = ? AND upstream_id <> ''"
+                statement = select(Order, "orders", where) + f" ORDER BY id {direction} LIMIT ?"
+                rows = db.execute(statement, (order, provider, near))
+                found += [from_row(Order, row) for row in rows]
+            return found
+
+        return await self._apart(run)
+
+    async def known_ids(self, provider: str, upstream_ids: Sequence[str]) -> set[str]:
+        """Return which of these ids of the provider's are orders of ours."""
+        marks = ", ".join("?" * len(upstream_ids))
+        where = f"provider = ? AND upstream_id <> '' AND upstream_id IN ({marks})"
+        rows = self._read(
+            f"SELECT upstream_id FROM orders WHERE {where}", (provider, *upstream_ids)
+        )
+        return {str(row[0]) for row in rows}
+
+    def _orders(self, where: str, *bindings: str | int, order: str, limit: int = -1) -> list[Order]:
+        statement = select(Order, "orders", where) + f" ORDER BY {order} LIMIT ?"
+        return [from_row(Order, row) for row in self._read(statement, (*bindings, limit))]
+
+    async def cancels_wanted(self, limit: int) -> list[Order]:
+        """Return placed orders whose cancel the provider has not heard yet."""
+        where = f"cancel = '{Cancel.WANTED}' AND state = '{State.PLACED}'"
+        return self._orders(where, order="id", limit=limit)
+
+    async def history(self, order: int) -> tuple[list[Event], list[Transfer]]:
+        """Return what happened to an order, and every movement of its money, in order."""
+        first, last = f"order/{order}/", f"order/{order}0"  # "0" follows "/"
+        events = select(Event, "events", '"order" = ?') + " ORDER BY version"
+        transfers = select(Transfer, "transfers", "key >= ? AND key < ?") + " ORDER BY id"
+        return (
+            [from_row(Event, row) for row in self._read(events, (order,))],
+            [from_row(Transfer, row) for row in self._read(transfers, (first, last))],
+        )
+
+    async def movements(self, provider: str, since: int, limit: int) -> list[Movement]:
+        """Return what was booked at a provider since, oldest first."""
+        where = "owner = ? AND at >= ? AND code IN ('cost', 'rebate', 'deposit')"
+        transfers = select(Transfer, "transfers", where) + " ORDER BY at, id LIMIT ?"
+        before = 'SELECT max(at) FROM events WHERE "order" = ? AND version < ?'
+
+        def run(db: apsw.Connection) -> list[Movement]:
+            found = []
+            for row in db.execute(transfers, (provider, since, limit)).fetchall():
+                transfer = from_row(Transfer, row)
+                order = None
+                earlier = transfer.at
+                if transfer.order is not None:
+                    (order,) = (
+                        from_row(Order, one) for one in db.execute(_ORDER, (transfer.order,))
+                    )
+                    version = int(transfer.key.split("/")[2])
+                    earlier = db.execute(before, (order.id, version)).get or order.created_at
+                found.append(Movement(transfer, order, earlier))
+            return found
+
+        return await self._apart(run)
+
+    async def taken_too_late(self, provider: str, since: int) -> list[Order]:
+        """Return orders that a provider took after they were given up, sent since then."""
+        where = (
+            f"provider = ? AND attempt_at >= ? AND state = '{State.FAILED}' AND upstream_id <> ''"
+        )
+        return self._orders(where, provider, since, order="id")
+
+    # --- refills ------------------------------------------------------------------------
+
+    async def add_refills(self, refills: Sequence[Refill], since: int) -> list[tuple[Refill, bool]]:
+        """Write new refills, unless one of the same order is under way."""
+        under_way = select(
+            Refill,
+            "refills",
+            "\"order\" = ? AND created_at >= ? AND status IN ('Pending', 'In progress')",
+        )
+
+        def run(db: apsw.Connection) -> list[tuple[Refill, bool]]:
+            written = []
+            for refill in refills:
+                row = db.execute(under_way, (refill.order, since)).fetchone()
+                fresh = row is None
+                if row is None:
+                    db.execute(insert(Refill, "refills"), (None, *to_row(refill)[1:]))
+                    row = (db.last_insert_rowid(), *to_row(refill)[1:])
+                written.append((from_row(Refill, row), fresh))
+            return written
+
+        return await self._writer.do(run)
+
+    async def set_refills(self, refills: Sequence[Refill], under: Lease | None = None) -> None:
+        """Write refills as they are now."""
+        rows = [(one.upstream_id, one.status, one.poll_at, one.id) for one in refills]
+
+        def run(db: apsw.Connection) -> None:
+            hold(db, under)
+            db.executemany(
+                "UPDATE refills SET upstream_id = ?, status = ?, poll_at = ? WHERE id = ?", rows
+            )
+
+        await self._writer.do(run)
+
+    async def refills(self, ids: Sequence[int]) -> dict[int, Refill]:
+        """Return the refills that exist of these."""
+        statement = select(Refill, "refills", "id = ?")
+        return {
+            refill_id: from_row(Refill, row)
+            for refill_id in ids
+            for row in self._read(statement, (refill_id,))
+        }
+
+    async def refills_of(self, order: int) -> list[Refill]:
+        """Return an order's refills, oldest first."""
+        statement = select(Refill, "refills", '"order" = ?') + " ORDER BY id"
+        return [from_row(Refill, row) for row in self._read(statement, (order,))]
+
+    async def due_refills(self, provider: str, now: int, limit: int) -> list[Refill]:
+        """Return refills whose status is due."""
+        where = "provider = ? AND poll_at <= ?"
+        statement = select(Refill, "refills", where) + " ORDER BY poll_at LIMIT ?"
+        return [from_row(Refill, row) for row in self._read(statement, (provider, now, limit))]
+
+
+def _within_cap(db: apsw.Connection, new: Placement, charge: int) -> bool:
+    spent = db.execute(
+        "SELECT amount FROM spending WHERE customer = ? AND day = ?", (new.customer, new.at // DAY)
+    ).get
+    return new.cap is None or (spent or 0) + charge <= new.cap
+
+
+def _standing(db: apsw.Connection, customer: int, claim: Claim) -> Order | ErrorText | None:
+    """Return the order that an earlier claim made, or why a repeat of it is an error."""
+    row = db.execute(
+        'SELECT fingerprint, "order" FROM claims WHERE customer = ? AND key = ? AND at >= ?',
+        (customer, claim.key, claim.since),
+    ).fetchone()
+    if row is None:
+        return None
+    fingerprint, order = row
+    if bytes(fingerprint) != claim.fingerprint:
+        return ErrorText.KEY_REUSED
+    if claim.reject:
+        return ErrorText.IDENTICAL_ORDER
+    found = db.execute(_ORDER, (order,)).fetchone()
+    return from_row(Order, found) if found else None

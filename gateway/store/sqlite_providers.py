@@ -1,0 +1,173 @@
+"""What is known of the providers, and who looks after them, on SQLite."""
+
+from collections.abc import Sequence
+
+import apsw
+
+from gateway.model import Offer
+from gateway.store import Lease, Reading, Sighting
+from gateway.store.rows import columns, from_row, listed, to_row
+from gateway.store.sqlite_file import SqliteFile, hold, select
+
+KEPT_READINGS = 30 * 24 * 3600 * 1000
+
+
+class SqliteProviders(SqliteFile):
+    """See ``Store``."""
+
+    async def save_offers(
+        self, provider: str, offers: Sequence[Offer], at: int, under: Lease | None = None
+    ) -> int:
+        """Replace a provider's offers, writing only what differs."""
+        # Read before the commit: in a large list the writer would keep orders waiting. Should
+        # two lists of one provider cross, the next one puts right what they leave.
+        known = (await self._offers("provider = ?", provider)).get(provider, {})
+        new = {offer.id: offer for offer in offers}
+        fresh = [
+            (provider, *to_row(offer)) for offer in offers if known.get(offer.id) != (offer, None)
+        ]
+        gone = [
+            (at, provider, one)
+            for one, (_, gone_at) in known.items()
+            if one not in new and gone_at is None
+        ]
+
+        def run(db: apsw.Connection) -> int:
+            hold(db, under)
+            names = ("provider", *columns(Offer))
+            db.executemany(
+                f"INSERT OR REPLACE INTO offers ({listed(names)}) "  # ours
+                f"VALUES ({', '.join('?' * len(names))})",
+                fresh,
+            )
+            db.executemany("UPDATE offers SET gone_at = ? WHERE provider = ? AND id = ?", gone)
+            step = 1 if fresh or gone else 0
+            return int(
+                db.execute(
+                    "UPDATE counters SET value = value + ? WHERE name = 'offers' RETURNING value",
+                    (step,),
+                ).get
+            )
+
+        return await self._writer.do(run)
+
+    async def offers(self) -> dict[str, dict[str, Offer]]:
+        """Return every provider's offers that are not gone."""
+        return {
+            provider: {one: offer for one, (offer, _) in offers.items()}
+            for provider, offers in (await self._offers("gone_at IS NULL")).items()
+        }
+
+    async def _offers(
+        self, where: str, *bindings: str
+    ) -> dict[str, dict[str, tuple[Offer, int | None]]]:
+        statement = f"SELECT provider, gone_at, {listed(columns(Offer))} FROM offers WHERE {where}"
+
+        def run(db: apsw.Connection) -> dict[str, dict[str, tuple[Offer, int | None]]]:
+            found: dict[str, dict[str, tuple[Offer, int | None]]] = {}
+            for provider, gone_at, *row in db.execute(statement, bindings):
+                offer = from_row(Offer, row)
+                found.setdefault(provider, {})[offer.id] = (offer, gone_at)
+            return found
+
+        return await self._apart(run)
+
+    async def edition(self) -> int:
+        """Return a number that grows whenever offers change."""
+        return int(self._read("SELECT value FROM counters WHERE name = 'offers'")[0][0])
+
+    async def sight(self, sightings: Sequence[Sighting]) -> None:
+        """Write what was seen of providers, keeping what was not looked at."""
+
+        def run(db: apsw.Connection) -> None:
+            for one in sightings:
+                fields = dict(zip(columns(Sighting), to_row(one), strict=True))
+                seen = {name: value for name, value in fields.items() if value is not None}
+                names = listed(tuple(seen))
+                values = ", ".join("?" * len(seen))
+                updates = ", ".join(f'"{name}" = excluded."{name}"' for name in seen)
+                db.execute(
+                    f"INSERT INTO sightings ({names}) VALUES ({values}) "  # ours
+                    f"ON CONFLICT (provider) DO UPDATE SET {updates}",
+                    tuple(seen.values()),
+                )
+
+        await self._writer.do(run)
+
+    async def sightings(self) -> dict[str, Sighting]:
+        """Return what was last seen of each provider."""
+        rows = self._read(select(Sighting, "sightings", "1"))
+        return {row[0]: from_row(Sighting, row) for row in rows}
+
+    async def in_flight(self) -> dict[str, int]:
+        """Return how many orders each provider is being sent, or may have been."""
+        rows = self._read(
+            "SELECT provider, count(*) FROM orders WHERE state IN ('sending', 'unknown') "
+            "GROUP BY provider"
+        )
+        return {str(provider): int(count) for provider, count in rows}
+
+    async def at_risk(self) -> dict[str, int]:
+        """Return what the orders that are not settled should cost, by provider."""
+        rows = self._read(
+            "SELECT provider, sum(cost) FROM orders WHERE state IN ('sending', 'unknown') "
+            "OR (state = 'placed' AND settled_at IS NULL) GROUP BY provider"
+        )
+        return {str(provider): int(cost) for provider, cost in rows}
+
+    async def add_reading(self, reading: Reading, under: Lease | None = None) -> None:
+        """Remember a balance, and forget those of long ago."""
+        names = columns(Reading)
+
+        def run(db: apsw.Connection) -> None:
+            hold(db, under)
+            db.execute(
+                f"INSERT OR REPLACE INTO readings ({listed(names)}) "
+                f"VALUES ({', '.join('?' * len(names))})",
+                to_row(reading),
+            )
+            db.execute(
+                "DELETE FROM readings WHERE provider = ? AND asked_at < ?",
+                (reading.provider, reading.asked_at - KEPT_READINGS),
+            )
+
+        await self._writer.do(run)
+
+    async def readings(self, provider: str, since: int) -> list[Reading]:
+        """Return the balances that were asked for since, oldest first."""
+        where = "provider = ? AND asked_at >= ?"
+        statement = select(Reading, "readings", where) + " ORDER BY asked_at"
+        return await self._apart(
+            lambda db: [from_row(Reading, row) for row in db.execute(statement, (provider, since))]
+        )
+
+    # --- who does what ------------------------------------------------------------------
+
+    async def lease(
+        self, names: Sequence[str], holder: str, now: int, until: int
+    ) -> dict[str, Lease]:
+        """Take or renew leases until a time."""
+
+        def run(db: apsw.Connection) -> dict[str, Lease]:
+            held = {}
+            for name in names:
+                fence = db.execute(
+                    "INSERT INTO leases VALUES (?1, ?2, 1, ?4) ON CONFLICT DO UPDATE SET "
+                    "fence = fence + (holder <> excluded.holder), "
+                    "holder = excluded.holder, expires_at = excluded.expires_at "
+                    "WHERE holder = excluded.holder OR expires_at <= ?3 RETURNING fence",
+                    (name, holder, now, until),
+                ).get
+                if fence is not None:
+                    held[name] = Lease(name, holder, fence)
+            return held
+
+        return await self._writer.do(run)
+
+    async def release(self, holder: str) -> None:
+        """Give back every lease of a holder."""
+        await self._writer.do(
+            lambda db: db.execute(
+                "UPDATE leases SET expires_at = 0 WHERE holder = ?", (holder,)
+            ).fetchall()
+        )
