@@ -19,6 +19,7 @@ from gateway.config import Config
 from gateway.errors import CallFailed, LeaseLost, StoreUnavailable
 from gateway.follow import Follow
 from gateway.model import Action, State
+from gateway.money import Money
 from gateway.orders import Orders
 from gateway.router import Router
 from gateway.settle import Settler
@@ -181,11 +182,12 @@ class Background:
             line.unsettled = at_risk.get(name, 0)
             sighting = seen.get(name)
             if sighting and sighting.balance is not None and sighting.balance_at is not None:
-                line.saw_purse(sighting.balance, sighting.balance_at)
+                balance = Money(sighting.balance, sighting.currency or "")
+                line.saw_purse(balance, sighting.balance_at)
 
     async def _probe(self) -> None:
         """Find out, by a call that only reads, whether providers in trouble are back."""
-        lines = [one for one in self._router.lines.values() if one.wants_a_look]
+        lines = [one for one in self._router.lines.values() if one.look_now()]
         await asyncio.gather(
             *(self._router.balance(line.name) for line in lines), return_exceptions=True
         )

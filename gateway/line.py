@@ -19,6 +19,7 @@ from gateway.config import Provider
 from gateway.errors import CallFailed, Fault, Rejected, Unreachable
 from gateway.gate import Gate
 from gateway.model import Action, Call
+from gateway.money import Money
 from gateway.upstream import Upstream
 
 T = TypeVar("T")
@@ -41,8 +42,8 @@ class Health(msgspec.Struct):
     Attributes:
         failures: calls in a row that got no readable answer; a refusal is an answer.
         latency: seconds that answers usually take lately.
-        rest: seconds that it rests until it is asked again.
-        look_at: when that is, on the event loop's clock.
+        rest: seconds until it is looked at again, the next time.
+        look_at: when it is looked at next, on the event loop's clock.
 
     """
 
@@ -127,12 +128,22 @@ class Line:
             return "its unsettled orders have reached max_unsettled"
         return ""
 
-    @property
-    def wants_a_look(self) -> bool:
-        """Whether a read-only call should find out now if it can take orders again."""
-        if not (self.resting or self._in_need):
+    def look_now(self) -> bool:
+        """Tell whether a read-only call should find out if it can take orders again.
+
+        Whoever is told so makes that call; the next one comes later, and later each time.
+        """
+        health = self.health
+        now = asyncio.get_running_loop().time()
+        if not (self.resting or self._in_need) or now < health.look_at:
             return False
-        return asyncio.get_running_loop().time() >= self.health.look_at
+        health.look_at = now + health.rest
+        health.rest = min(2 * health.rest, LONGEST_REST)
+        return True
+
+    def _look_after(self, seconds: float) -> None:
+        self.health.rest = seconds
+        self.health.look_at = asyncio.get_running_loop().time() + seconds
 
     def reserve(self, cost: int) -> None:
         """Count on an order of this cost."""
@@ -153,13 +164,13 @@ class Line:
         self.purse = min(self.purse if self.purse is not None else cost, cost) - 1
         if not self._in_need:
             self._in_need = True
-            self.health.look_at = asyncio.get_running_loop().time() + REST
+            self._look_after(REST)
 
-    def saw_purse(self, balance: int, at: int) -> None:
+    def saw_purse(self, balance: Money, at: int) -> None:
         """Take over a balance that the provider told at a time, if nothing later is known."""
-        if at > self._purse_at:
+        if at > self._purse_at and balance.currency == self.adapter.currency:
             self._purse_at = at
-            self.purse = balance - self.reserved
+            self.purse = balance.micros - self.reserved
             self._in_need = False
 
     # --- calls ----------------------------------------------------------------------------
@@ -222,7 +233,7 @@ class Line:
                 if failure.fault is Fault.ACCOUNT and call.action is not Action.ADD:
                     health.trouble = failure.words[:200]
             else:
-                self._silent(str(failure), clock())
+                self._silent(str(failure))
             log.info("call failed", provider=self.name, action=call.action, error=str(failure))
             raise
         finally:
@@ -241,15 +252,9 @@ class Line:
             usual = took if health.latency is None else health.latency
             health.latency = usual + (took - usual) * MEMORY
 
-    def _silent(self, trouble: str, at: float) -> None:
-        health = self.health
-        health.failures += 1
-        health.trouble = trouble[:200]
-        if health.failures == TIRED:
-            health.rest = REST
+    def _silent(self, trouble: str) -> None:
+        self.health.failures += 1
+        self.health.trouble = trouble[:200]
+        if self.health.failures == TIRED:
+            self._look_after(REST)
             log.error("a provider does not answer and gets no orders", provider=self.name)
-        elif not self.resting or at < health.look_at:
-            return  # calls that were under way say nothing new
-        else:
-            health.rest = min(health.rest * 2, LONGEST_REST)
-        health.look_at = at + health.rest

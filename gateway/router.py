@@ -59,7 +59,7 @@ class Router:
         """Ask for our balance at a provider."""
         line = self.line(provider)
         balance = await line.call(Call(Action.BALANCE), line.adapter.read_balance)
-        line.saw_purse(balance.micros, line.health.answered_at or 0)
+        line.saw_purse(balance, line.health.answered_at or 0)
         return balance
 
     async def status(

@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+import build
 from gateway import orders, transitions
 from gateway.adapters import ApiV2
 from gateway.model import Call, State, Status
@@ -421,7 +422,7 @@ async def test_the_owner_settles_an_unknown_order(
 ) -> None:
     async with world(tmp_path, p=Panel(add=httpx.ReadTimeout("hangs"))) as one:
         await one.add()
-        await one.gateway.orders.settle(1, upstream_id)
+        await one.step(1, transitions.settled(upstream_id, one.clock(), build.FOLLOWING))
 
         assert state is (await one.order(1)).state
         assert balance == await one.balance()
@@ -432,7 +433,7 @@ async def test_a_failed_order_can_be_tried_again(tmp_path: Path) -> None:
     answers = iter([{"error": "Service is unavailable"}, {"order": 5}])
     async with world(tmp_path, p=Panel(add=lambda _: next(answers))) as one:
         await one.add()
-        await one.gateway.orders.retry(1)
+        await one.step(1, transitions.retried(one.clock()))
         assert "99.91" == await one.balance()
         one.clock.forward(transitions.HOUR)
         await one.gateway.orders.dispatch()
@@ -448,7 +449,7 @@ async def test_an_order_left_over_by_a_crash_becomes_unknown(tmp_path: Path) -> 
     panel = Panel(add=lambda _: _wait(never))
     async with world(tmp_path, FAST, p=panel, q=Panel()) as one:
         await one.add()
-        [flight] = one.gateway.orders._flights.values()  # the crash
+        [flight] = one.gateway.orders._sender.flights.values()  # the crash
         flight.task.cancel()
         await asyncio.sleep(0)
     async with world(tmp_path, FAST, name="bob", p=panel, q=Panel(), sync=False) as one:

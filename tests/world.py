@@ -18,6 +18,7 @@ from gateway.endpoint import Endpoint
 from gateway.model import Customer, Order
 from gateway.money import Money
 from gateway.settings import Settings
+from gateway.store import Step, Transition
 from gateway.upstream import Upstream
 
 Form = dict[str, str]
@@ -121,6 +122,10 @@ class World:
 
     async def order(self, order_id: int) -> Order:
         return (await self.gateway.store.orders([order_id]))[order_id]
+
+    async def step(self, order_id: int, change: Transition) -> None:
+        """Take an order further by hand."""
+        await self.gateway.store.advance([Step(order_id, change)])
 
     async def balance(self) -> str:
         return str((await self.api("balance"))["balance"])

@@ -1,0 +1,247 @@
+"""An order on its way: a place at a provider, one attempt, and what its answer makes of it.
+
+A provider is asked once. The next route is tried only when the one before *provably* did not take
+the order: it refused in so many words, or not a byte was written. What each refusal leads to is
+the table below; which words are which refusal is the adapters'.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+import structlog
+
+from gateway import transitions
+from gateway.config import Orders as Promises
+from gateway.errors import (
+    ErrorText,
+    Fault,
+    Indeterminate,
+    Rejected,
+    StoreUnavailable,
+    Unreachable,
+    Unsupported,
+)
+from gateway.flight import Flight
+from gateway.model import Order, State
+from gateway.router import Router
+from gateway.store import Step, Store, Transition
+from gateway.transitions import Choice, Following
+
+log = structlog.get_logger()
+
+
+class After(msgspec.Struct, frozen=True):
+    """What follows when a provider has refused an order, or provably never heard of it.
+
+    When neither helps, the customer is told the refusal's own ``text``.
+
+    Attributes:
+        another: it may go to its next route.
+        later: where the owner says ``unavailable: queue``, it waits for a route to take it.
+
+    """
+
+    another: bool
+    later: bool
+
+
+AFTER: Mapping[Fault, After] = {
+    Fault.CUSTOMER: After(another=False, later=False),  # every provider would refuse it
+    Fault.ACCOUNT: After(another=True, later=True),  # our key or purse is no matter of the order's
+    Fault.SERVICE: After(another=True, later=True),
+    Fault.BUSY: After(another=True, later=True),
+    Fault.ORDER: After(another=False, later=False),
+    Fault.UNKNOWN: After(another=False, later=False),  # nobody knows what follows from it
+}
+NEVER_HEARD = After(another=True, later=True)
+OWNER_ALLOWS = After(another=True, later=False)
+"""Instead of ``Fault.UNKNOWN``'s, where the owner says ``unknown_refusals: next``."""
+
+UNDER_WAY = frozenset({State.QUEUED, State.SENDING})
+DATABASE_BACK = 0.5
+"""Seconds between two tries to write down what a provider has answered."""
+
+
+class Sender:
+    """Sends orders, each in a task of its own.
+
+    Attributes:
+        flights: the orders under way in this process, by their ids.
+
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        router: Router,
+        promises: Promises,
+        following: Following,
+        now: Callable[[], int],
+    ) -> None:
+        self.flights: dict[int, Flight] = {}
+        self._store = store
+        self._router = router
+        self._promises = promises
+        self._following = following
+        self._now = now
+
+    def usable(self, choices: Sequence[Choice]) -> list[Choice]:
+        """Return the routes that may be tried now, those of slow providers last."""
+        usable = []
+        for choice in choices:
+            if why := self._router.line(choice.provider).why_not(choice.cost):
+                log.info("a route is left out", provider=choice.provider, reason=why)
+            else:
+                usable.append(choice)
+        return sorted(usable, key=lambda one: self._router.line(one.provider).slow)
+
+    def launch(self, flight: Flight, order: Order, choices: Sequence[Choice]) -> None:
+        """Send an order by the first of these routes that takes it."""
+        flight.order = order
+        self.flights[order.id] = flight
+        flight.task = asyncio.create_task(self._send(flight, choices), name=f"order {order.id}")
+        flight.task.add_done_callback(partial(self._ended, order.id))
+
+    def _ended(self, order: int, task: asyncio.Task[Order]) -> None:
+        """Forget a flight; whatever broke it off is told, though nobody may wait for it."""
+        del self.flights[order]
+        if not task.cancelled() and (failure := task.exception()):
+            log.error("an order's sending broke off", order=order, exc_info=failure)
+
+    async def _send(self, flight: Flight, choices: Sequence[Choice]) -> Order:
+        """Try the routes in order, and go on only on proof that one did not take the order."""
+        order = flight.order
+        rest = list(choices)
+        with structlog.contextvars.bound_contextvars(order=order.id):
+            try:
+                while rest:
+                    choice = rest.pop(0)
+                    if order.state is State.QUEUED:
+                        order = await self._mark(flight, order, choice, rest)
+                    if order.state is State.SENDING:
+                        if order.sender != flight.sender:  # another process was faster
+                            break
+                        order = await self._try(flight, order, choice, rest)
+                    if order.state not in UNDER_WAY:
+                        break
+            finally:
+                flight.turn_away()
+        return order
+
+    async def _mark(
+        self, flight: Flight, order: Order, choice: Choice, rest: Sequence[Choice]
+    ) -> Order:
+        """Wait for a place at a provider, and mark the order as being sent there."""
+        line = self._router.line(choice.provider)
+        flight.choose(line, choice.cost)
+        if flight.place is None:
+            flight.waiting = True
+            try:
+                flight.enter(await line.place())
+            except Unreachable as failure:
+                return order if rest else await self._give_up(flight, order, str(failure))
+            finally:
+                flight.waiting = False
+        return await self._decide(order, transitions.sending(choice, self._now(), flight.sender))
+
+    async def _give_up(self, flight: Flight, order: Order, words: str) -> Order:
+        """End an order that found no place anywhere, unless it may wait for another time."""
+        if flight.patient or self._promises.unavailable == "queue":
+            return order
+        frees = flight.deciding = not flight.answered
+        change = transitions.given_up(
+            words, ErrorText.UNAVAILABLE, self._now(), late=flight.answered, frees=frees
+        )
+        return await self._decide(order, change)
+
+    async def _try(self, flight: Flight, order: Order, choice: Choice, rest: list[Choice]) -> Order:
+        """Make one attempt, and write down what it came to."""
+        change, upstream_id = await self._attempt(flight, order, choice, rest)
+        order = await self._decide(order, change)
+        if upstream_id and order.upstream_id != upstream_id and order.state is not State.UNKNOWN:
+            log.error("taken by a provider after it was given up", upstream_id=upstream_id)
+        return order
+
+    async def _attempt(
+        self, flight: Flight, order: Order, choice: Choice, rest: list[Choice]
+    ) -> tuple[Transition, str]:
+        """Ask one provider, once; return what its answer makes of the order, and the id it gave."""
+        attempt = order.attempt
+        try:
+            upstream_id = await self._router.add(
+                choice.provider,
+                choice.offer.id,
+                order.params,
+                order.size,
+                place=flight.place,
+                not_after=flight.not_after,
+            )
+        except Rejected as refusal:
+            if refusal.fault is Fault.ACCOUNT:
+                self._router.line(choice.provider).short_of(choice.cost)
+            after = AFTER[refusal.fault]
+            if refusal.fault is Fault.UNKNOWN and self._promises.unknown_refusals == "next":
+                after = OWNER_ALLOWS
+            then = self._next(flight, refusal.text, after, rest)
+            kind, words = "refused", refusal.words
+        except (Unreachable, Unsupported) as failure:
+            then = self._next(flight, ErrorText.UNAVAILABLE, NEVER_HEARD, rest)
+            kind, words = "unreachable", str(failure)
+        except Exception as failure:
+            # Whatever broke, it broke after the provider may have been asked.
+            words = str(failure)
+            if isinstance(failure, Indeterminate):
+                log.warning("outcome not known", provider=choice.provider, reason=words)
+            else:
+                log.exception("a call broke off", provider=choice.provider)
+                words = f"{type(failure).__name__} in the gateway"
+            flight.turn_away(taken=True)
+            return transitions.unknown(words, attempt, self._now()), ""
+        else:
+            flight.turn_away(taken=True)
+            now = self._now()
+            return transitions.accepted(upstream_id, attempt, now, self._following), upstream_id
+        frees = flight.deciding
+        return transitions.refused(kind, words, attempt, self._now(), then=then, frees=frees), ""
+
+    def _next(
+        self, flight: Flight, text: ErrorText, after: After, rest: list[Choice]
+    ) -> Choice | ErrorText | None:
+        """Return what follows a refusal: the next route, waiting for one, or the end."""
+        flight.turn_away()
+        rest[:] = self.usable(rest) if after.another else ()
+        if rest:
+            flight.choose(self._router.line(rest[0].provider), rest[0].cost)
+            return rest[0] if flight.place else None
+        if after.later and self._promises.unavailable == "queue":
+            return None
+        flight.deciding = not flight.answered
+        return text
+
+    async def _decide(self, order: Order, change: Transition) -> Order:
+        """Write down what a provider's answer means, however long the database takes."""
+        while True:
+            try:
+                (after,) = await self._store.advance([Step(order.id, change)])
+            except StoreUnavailable as error:
+                # What a provider said is said once; it must not be lost while we live.
+                log.error("an answer cannot be written down yet", reason=str(error))  # noqa: TRY400
+                await asyncio.sleep(DATABASE_BACK)
+                continue
+            if isinstance(after, Order):
+                return after
+            log.error("an answer cannot be true", order=order.id, reason=after)
+            change = transitions.unknown(after, order.attempt, self._now())
+
+    async def drain(self, timeout: float) -> int:  # noqa: ASYNC109  # a limit, not a failure
+        """Wait for the orders under way; returns how many are still unanswered."""
+        for flight in self.flights.values():
+            if flight.patient and flight.waiting:
+                flight.task.cancel()  # it is with nobody, and stays queued
+        tasks: set[asyncio.Task[Any]] = {flight.task for flight in self.flights.values()}
+        if tasks:
+            _, tasks = await asyncio.wait(tasks, timeout=timeout)
+        return len(tasks)
