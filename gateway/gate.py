@@ -3,8 +3,9 @@
 import asyncio
 from collections import deque
 
+SECOND = 1.0
 HAIR = 1e-6
-"""The part of an entry that does not count: a timer may be early by a step of the clock."""
+"""The part of a second that does not count: a timer may be early by a step of the clock."""
 
 
 class Gate:
@@ -12,16 +13,14 @@ class Gate:
 
     Args:
         most: how many may be inside at once.
-        per_second: how many may enter in a second, which is also how many may enter together
-            after a pause; ``None``: any number.
+        per_second: how many may enter within any second; ``None``: any number.
 
     """
 
     def __init__(self, most: int, per_second: int | None = None) -> None:
         self._free = most
         self._per_second = per_second
-        self._level = 0.0  # a bucket that every entry fills and that time empties
-        self._level_at = 0.0
+        self._entered: deque[float] = deque(maxlen=per_second or 0)  # the last ones, and when
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -42,10 +41,8 @@ class Gate:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if not turn.cancelled():
                 self.leave()  # it was let in, and has gone
-            else:
-                self._waiting.remove(turn)
             raise
 
     def leave(self) -> None:
@@ -60,7 +57,7 @@ class Gate:
                     self._timer = asyncio.get_running_loop().call_later(seconds, self._again)
                 return
             turn = self._waiting.popleft()
-            if not turn.done():
+            if not turn.cancelled():  # who has given up is passed over
                 self._take()
                 turn.set_result(None)
 
@@ -70,14 +67,11 @@ class Gate:
 
     def _take(self) -> None:
         self._free -= 1
-        self._level += 1
+        self._entered.append(asyncio.get_running_loop().time())
 
     def _wait(self) -> float:
         """Return the seconds until the pace lets somebody in."""
-        if self._per_second is None:
+        if self._per_second is None or len(self._entered) < self._per_second:
             return 0.0
-        now = asyncio.get_running_loop().time()
-        self._level = max(self._level - (now - self._level_at) * self._per_second, 0.0)
-        self._level_at = now
-        over = self._level + 1 - self._per_second
-        return over / self._per_second if over > HAIR else 0.0
+        left = self._entered[0] + SECOND - asyncio.get_running_loop().time()
+        return left if left > HAIR else 0.0
