@@ -108,6 +108,14 @@ async def open_gateway(
         await store.close()
 
 
+async def wind_down(gateway: Gateway) -> None:
+    """Hand over the background work, and let what is under way come to its answer."""
+    await gateway.background.stop()
+    await gateway.follow.drain(DRAIN)
+    if left := await gateway.orders.drain(DRAIN):
+        log.warning("stopped with orders under way", orders=left)
+
+
 class Application:
     """The ASGI application, with its life: opened at start-up, drained at shutdown."""
 
@@ -148,10 +156,7 @@ class Application:
             self._trouble = ""
             yield
             self._trouble = "stopping"
-            await gateway.background.stop()
-            await gateway.follow.drain(DRAIN)
-            if left := await gateway.orders.drain(DRAIN):
-                log.warning("stopped with orders under way", orders=left)
+            await wind_down(gateway)
 
     async def _healthz(self, _: Request) -> Response:
         return JSONResponse({"ok": True})

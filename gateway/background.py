@@ -33,6 +33,8 @@ LEASE = 10.0
 """Seconds until the work of a process that fell silent is taken over."""
 RENEWED = 2.5
 """Seconds between two renewals of what a process holds, and two looks for what nobody does."""
+PRESENT = "process "
+"""What the lease begins with by which a process is counted."""
 KEPT_CLAIMS = 7 * 24 * 3600 * 1000
 """Milliseconds for which idempotency keys are remembered; a day is promised."""
 CALLS_AT_ONCE = 4
@@ -80,6 +82,7 @@ class Background:
         self._holder = secrets.token_hex(8)
         self._held: dict[str, Lease] = {}
         self._held_until = 0
+        self._busy: set[str] = set()
         self._taken = asyncio.Event()
         self._balance_seen: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -145,7 +148,9 @@ class Background:
             if lease is None or self._now() >= self._held_until:
                 await asyncio.sleep(min(piece.every, RENEWED))
             else:
+                self._busy.add(piece.name)
                 await self._once(piece.name, piece.round(lease))
+                self._busy.discard(piece.name)
                 await asyncio.sleep(piece.every)
 
     @staticmethod
@@ -164,9 +169,27 @@ class Background:
     # --- who does what --------------------------------------------------------------------
 
     async def _hold(self, names: list[str]) -> None:
+        """Renew what this process does, and take its share of what nobody does.
+
+        Each process also holds a lease that is only its own, by which the others count it.
+        """
         now = self._now()
         until = now + int(LEASE * 1000)
-        self._held = await self._store.lease(names, self._holder, now, until)
+        me = f"{PRESENT}{self._holder}"
+        held_by = await self._store.holders(now)
+        everybody = {name for name in held_by if name.startswith(PRESENT)} | {me}
+        share = -(-len(names) // len(everybody))
+        mine = [name for name in names if held_by.get(name) == self._holder]
+        free = [name for name in names if name not in held_by]
+        if surplus := mine[share:]:
+            # Not in the middle of a round: what it still writes would be refused.
+            surplus = [name for name in surplus if name not in self._busy]
+            for name in surplus:
+                self._held.pop(name, None)
+            await self._store.release(self._holder, surplus)
+        kept = [name for name in mine if name not in surplus]
+        wanted = [me, *kept, *free[: max(share - len(mine), 0)]]
+        self._held = await self._store.lease(wanted, self._holder, now, until)
         self._held_until = until
         self._taken.set()
 

@@ -38,6 +38,7 @@ def flags(
 app.command()(demo.demo)
 app.command()(serve.serve)
 app.command("sandbox")(sandbox.serve_sandbox)
+app.command()(serve.background)
 app.command()(serve.check)
 app.command()(provider.sync)
 app.add_typer(customer.app, name="customer")

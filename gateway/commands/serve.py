@@ -1,4 +1,4 @@
-"""``gateway serve``: the endpoint and the background work; and ``gateway check``."""
+"""``gateway serve`` and ``gateway background``; and ``gateway check``."""
 
 import asyncio
 import gc
@@ -6,16 +6,21 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Annotated
 
 import structlog
 import typer
 import uvicorn
+from uvicorn.supervisors import Multiprocess
 
-from gateway.app import Application, open_store
+from gateway import logs
+from gateway.app import Application, open_gateway, open_store, wind_down
 from gateway.commands.terminal import (
     Json,
+    command,
     err,
     fail,
     load_config,
@@ -24,14 +29,47 @@ from gateway.commands.terminal import (
     show_json,
 )
 from gateway.errors import ConfigError, StoreUnavailable
+from gateway.settings import Settings
 
 log = structlog.get_logger()
+
+
+class Worker:
+    """Makes the application inside a process that serves; it travels there, so it holds no more."""
+
+    def __init__(self, found: Settings, *, background: bool) -> None:
+        self._settings = found
+        self._background = background
+
+    def __call__(self) -> Application:
+        """Read the owner's file, and put everything together."""
+        logs.configure(self._settings.log_format, self._settings.log_level)
+        owner = load_config(self._settings)
+        application = Application(owner, self._settings, background=self._background)
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        settle_memory()
+        return application
+
+
+def _end_with(parent: int) -> None:
+    """Stop this process in order when the one that started it is gone without having said so."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def settle_memory() -> None:
+    """Spare the collector what start-up leaves behind: it lives as long as the process."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 def serve(
     config: Annotated[Path | None, typer.Option(help="The owner's file.")] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="The port.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that serve.")] = 1,
     no_background: Annotated[  # noqa: FBT002
         bool, typer.Option("--no-background", help="Only answer requests.")
     ] = False,
@@ -50,31 +88,55 @@ def serve(
         fail(f"{found.host}:{found.port}: {reason}; choose another with --port", 1)
     for warning in owner.warnings:
         log.warning(warning)
-    log.info("serving", address=f"http://{found.host}:{listening.getsockname()[1]}/api/v2")
-    server = uvicorn.Server(
-        uvicorn.Config(
-            Application(owner, found, background=not no_background),
-            loop="uvloop",
-            http="httptools",
-            lifespan="on",
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            access_log=False,
-            log_config=None,
-            timeout_graceful_shutdown=30,
-        )
+    address = f"http://{found.host}:{listening.getsockname()[1]}/api/v2"
+    log.info("serving", address=address, workers=workers)
+    background = not no_background
+    several = workers > 1
+    options = uvicorn.Config(
+        Worker(found, background=background)
+        if several
+        else Application(owner, found, background=background),
+        factory=several,
+        workers=workers,
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=30,
     )
-    # What start-up leaves behind lives as long as the process; the collector need not look at it.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
+    if several:
+        # It starts a worker anew that has died or does not answer, and ends them in order.
+        Multiprocess(options, sockets=[listening]).run()
+        return
+    settle_memory()
+    server = uvicorn.Server(options)
     # The server raises the signal that stopped it once more, when everything is closed.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     server.run(sockets=[listening])
     if not server.started:
         fail("the gateway did not start; the log says why", 1)
+
+
+@command
+async def background(
+    config: Annotated[Path | None, typer.Option(help="The owner's file.")] = None,
+) -> None:
+    """Do the background work alone; any number of these share it among them."""
+    found = load_settings(config=config)
+    owner = load_config(found)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with open_gateway(owner, found) as gateway:
+        gateway.background.start()
+        log.info("working")
+        await stop.wait()
+        await wind_down(gateway)
 
 
 async def _prepared(database_url: str) -> None:

@@ -406,8 +406,12 @@ class Store(Protocol):
         """Take or renew leases until a time; those that somebody else holds are left out."""
         ...
 
-    async def release(self, holder: str) -> None:
-        """Give back every lease of a holder, for others to take at once."""
+    async def release(self, holder: str, names: Sequence[str] | None = None) -> None:
+        """Give back leases of a holder, or all that he has, for others to take at once."""
+        ...
+
+    async def holders(self, now: int) -> dict[str, str]:
+        """Return who holds each lease that has not run out."""
         ...
 
     # --- the whole ---

@@ -164,10 +164,19 @@ class SqliteProviders(SqliteFile):
 
         return await self._writer.do(run)
 
-    async def release(self, holder: str) -> None:
-        """Give back every lease of a holder."""
-        await self._writer.do(
-            lambda db: db.execute(
-                "UPDATE leases SET expires_at = 0 WHERE holder = ?", (holder,)
-            ).fetchall()
-        )
+    async def release(self, holder: str, names: Sequence[str] | None = None) -> None:
+        """Give back leases of a holder."""
+
+        def run(db: apsw.Connection) -> None:
+            everything = "UPDATE leases SET expires_at = 0 WHERE holder = ?"
+            if names is None:
+                db.execute(everything, (holder,))
+            else:
+                db.executemany(f"{everything} AND name = ?", [(holder, name) for name in names])
+
+        await self._writer.do(run)
+
+    async def holders(self, now: int) -> dict[str, str]:
+        """Return who holds each lease that has not run out."""
+        rows = self._read("SELECT name, holder FROM leases WHERE expires_at > ?", (now,))
+        return {str(name): str(holder) for name, holder in rows}
