@@ -33,7 +33,6 @@ class Part:
 
     scene: Scene
     order: int = 0
-    held: Decimal = Decimal(0)
     now: dict[str, Any] = field(default_factory=dict)
     refill: str = ""
     refilled: str = ""
@@ -65,9 +64,10 @@ class Part:
         if self.scene.then == "cancel" and self.canceling != 1:
             yield f"{name}: its cancel was answered {self.canceling}"
         # A share is rounded up to a millionth.
-        over = Decimal(self.now.get("charge", 0)) - self.held * self.scene.share / 1000
+        held = Money(self.kept.charge, self.kept.currency).decimal if self.kept else Decimal(0)
+        over = Decimal(self.now.get("charge", 0)) - held * self.scene.share / 1000
         if not 0 <= over < Decimal("0.000001"):
-            yield f"{name} is charged {self.now.get('charge')}; {self.held} was held"
+            yield f"{name} is charged {self.now.get('charge')}; {held} was held"
 
 
 def demo(
@@ -110,9 +110,7 @@ def _play(stage: Stage) -> list[str]:
 
 
 def _buy(stage: Stage, part: Part) -> None:
-    before = Decimal(stage.ask("balance")["balance"])
     answer = stage.ask("add", service=str(part.scene.service), **part.scene.params)
-    part.held = before - Decimal(stage.ask("balance")["balance"])
     part.now = answer
     part.order = int(answer.get("order", 0))
     if part.order:
@@ -146,6 +144,17 @@ async def _audited(stage: Stage) -> ledger.Audit:
         return await store.inspect(ledger.audit)
 
 
+def _evidence(stage: Stage, order: int) -> dict[str, str]:
+    """Return what the provider's balance says of an order, once two looks at it agree."""
+    until = time.monotonic() + LONGEST
+    with err.status("looking at the provider's balance"):
+        while True:
+            evidence: dict[str, str] = stage.owner("order", "show", str(order))["evidence"]
+            if evidence["says"] != "open" or time.monotonic() > until:
+                return evidence
+            time.sleep(PAUSE)
+
+
 def _prove(stage: Stage, parts: list[Part]) -> list[str]:
     """Audit the books, and compare them with the customer's purse and the panels' counters."""
     wrong = [words for part in parts for words in part.wrong()]
@@ -172,6 +181,14 @@ def _prove(stage: Stage, parts: list[Part]) -> list[str]:
         out.print(
             f"order {part.order}: the provider's answer was lost on purpose; it is kept as "
             "unknown, its money held, and it is never sent again",
+            soft_wrap=True,
+        )
+        evidence = _evidence(stage, part.order)
+        if evidence["says"] != "placed":
+            wrong.append(f"the evidence says {evidence['says']}: {evidence['why']}")
+        out.print(
+            f"  evidence: {evidence['says']}; {evidence['why']}\n  {evidence['decide']}",
+            markup=False,
             soft_wrap=True,
         )
     verdict = "add up" if audit.ok else "do NOT add up"
