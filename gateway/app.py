@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from gateway.auth import Auth
 from gateway.background import Background
-from gateway.cache import Cache, open_cache
+from gateway.cache import CATALOG, CUSTOMERS, Cache, open_cache
 from gateway.catalog import Shop
 from gateway.config import Config
 from gateway.endpoint import App, Endpoint, Receive, Scope, Send
@@ -74,6 +74,33 @@ class Gateway:
             now,
         )
 
+    def start(self, *, work: bool = True) -> None:
+        """Take part: keep up to date, and with ``work`` do a share of the background work."""
+        self.cache.listen(self._hear)
+        self.background.start(work=work)
+
+    def _hear(self, news: str) -> None:
+        if news != CATALOG:
+            self.auth.forget()
+        if news != CUSTOMERS:
+            self.background.hear()
+
+
+def _open_cache(settings: Settings, pepper: bytes) -> Cache:
+    """Open the cache, for this installation alone: others have orders of the same numbers."""
+    return open_cache(settings.redis_url, hashlib.sha256(pepper).hexdigest()[:12])
+
+
+async def announce(store: Store, settings: Settings, news: str) -> None:
+    """Let the processes that serve know at once of what a command has changed.
+
+    Without Redis they look for themselves every few seconds.
+    """
+    if settings.redis_url:
+        cache = _open_cache(settings, await store.pepper())
+        await cache.tell(news)
+        await cache.aclose()
+
 
 async def open_store(url: str, *, first_id: int = 1) -> Store:
     """Open the database at ``GATEWAY_DATABASE_URL``, and bring its schema up to date."""
@@ -96,7 +123,7 @@ async def open_gateway(
     """Open everything for as long as the context lasts; nothing runs on its own yet."""
     store = await open_store(settings.database_url, first_id=config.orders.first_id)
     pepper = await store.pepper()
-    cache = open_cache(settings.redis_url, hashlib.sha256(pepper).hexdigest()[:12])
+    cache = _open_cache(settings, pepper)
     upstream = upstream or Upstream()
     try:
         gateway = Gateway(config, store, cache, upstream, Auth(store, pepper), now)
@@ -152,7 +179,7 @@ class Application:
                 self._site,
                 limits=Limits(self._config.limits),
             )
-            gateway.background.start(work=self._background)
+            gateway.start(work=self._background)
             self._trouble = ""
             yield
             self._trouble = "stopping"

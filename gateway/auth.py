@@ -41,6 +41,10 @@ class Auth:
         self._clock = clock
         self._seen: OrderedDict[bytes, tuple[float, Customer | None]] = OrderedDict()
 
+    def forget(self) -> None:
+        """Look everybody up anew: somebody has changed."""
+        self._seen.clear()
+
     async def customer(self, key: str) -> Customer:
         """Return who holds a key; raises ``CustomerError`` for a wrong key or a suspension."""
         if not key or len(key) > LONGEST_KEY:

@@ -7,6 +7,7 @@ falls silent. What a former holder, stopped for a while, still writes is refused
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from decimal import Decimal
@@ -84,13 +85,14 @@ class Background:
         self._held_until = 0
         self._busy: set[str] = set()
         self._taken = asyncio.Event()
+        self._heard = asyncio.Event()
         self._balance_seen: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, *, work: bool = True) -> None:
         """Start every loop; without ``work`` only those that keep this process up to date."""
         loops = [
-            self._again("news", self._news, LOOK_FOR_NEWS),
+            self._again("news", self._news, LOOK_FOR_NEWS, self._heard),
             self._again("probes", self._probe, LOOK_FOR_NEWS),
         ]
         if work:
@@ -134,12 +136,24 @@ class Background:
     ) -> Callable[[Lease], Awaitable[object]]:
         return lambda lease: piece(provider, lease)
 
+    def hear(self) -> None:
+        """Take up at once what somebody has told of."""
+        self._heard.set()
+
     async def _again(
-        self, name: str, piece: Callable[[], Awaitable[object]], seconds: float
+        self,
+        name: str,
+        piece: Callable[[], Awaitable[object]],
+        seconds: float,
+        sooner: asyncio.Event | None = None,
     ) -> None:
+        sooner = sooner or asyncio.Event()
         while True:
+            sooner.clear()
             await self._once(name, piece())
-            await asyncio.sleep(seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await sooner.wait()
 
     async def _work(self, piece: Piece) -> None:
         await self._taken.wait()

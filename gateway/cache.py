@@ -6,6 +6,7 @@ that knows redis.
 """
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import OrderedDict
@@ -14,9 +15,17 @@ from typing import Protocol, TypeVar
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import PubSub
+
+from gateway import metrics
 
 PREFIX = "gateway:"
 """Before every key, so that a Redis may be shared with other programs."""
+
+NEWS = "news"
+"""The channel on which processes tell each other what has changed:"""
+CATALOG, CUSTOMERS = "catalog", "customers"
+"""what is for sale, and who may order."""
 
 CAPACITY = 64 * 1024 * 1024
 """Bytes that the in-process cache may take."""
@@ -51,6 +60,12 @@ class Cache(Protocol):
 
     async def drop(self, keys: Sequence[str]) -> None:
         """Forget these."""
+
+    async def tell(self, news: str) -> None:
+        """Let every process that shares this cache know of something, if it can be heard."""
+
+    def listen(self, heard: Callable[[str], None]) -> None:
+        """Have every piece of news given to ``heard``; ``""`` when some may have been missed."""
 
     async def aclose(self) -> None:
         """Let go of whatever is open."""
@@ -87,6 +102,7 @@ class MemoryCache:
         self._clock = clock
         self._size = 0
         self._entries: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self._listeners: list[Callable[[str], None]] = []
 
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """See ``Cache``."""
@@ -109,6 +125,15 @@ class MemoryCache:
         """See ``Cache``."""
         for key in keys:
             self._forget(key)
+
+    async def tell(self, news: str) -> None:
+        """See ``Cache``."""
+        for heard in self._listeners:
+            heard(news)
+
+    def listen(self, heard: Callable[[str], None]) -> None:
+        """See ``Cache``."""
+        self._listeners.append(heard)
 
     async def aclose(self) -> None:
         """See ``Cache``."""
@@ -177,6 +202,9 @@ class RedisCache:
         self._wanted: set[str] = set()
         self._reading: asyncio.Task[dict[str, bytes]] | None = None
         self._purging: asyncio.Task[None] | None = None
+        self._listeners: list[Callable[[str], None]] = []
+        self._listening: asyncio.Task[None] | None = None
+        self._pause = pause
         self._lost = 0  # changes that Redis may not have heard of …
         self._made_good = 0  # … and how many of these can do no harm any more
 
@@ -202,8 +230,22 @@ class RedisCache:
         """See ``Cache``."""
         await self._change(keys, {}, 0)
 
+    async def tell(self, news: str) -> None:
+        """See ``Cache``."""
+        if self._server.may_try():
+            await asyncio.shield(self._start(self._publish(news)))
+
+    def listen(self, heard: Callable[[str], None]) -> None:
+        """See ``Cache``."""
+        self._listeners.append(heard)
+        if self._listening is None:
+            self._listening = asyncio.get_running_loop().create_task(self._subscribe())
+
     async def aclose(self) -> None:
         """See ``Cache``; what is under way comes to its end first."""
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.wait({self._listening})
         self._server.give_up()
         while self._tasks:
             await asyncio.wait(tuple(self._tasks))
@@ -257,6 +299,35 @@ class RedisCache:
         elif storing:
             self._storing.over()
 
+    async def _publish(self, news: str) -> None:
+        try:
+            await self._redis.publish(f"{self._prefix}{NEWS}", news)
+        except Exception as error:  # noqa: BLE001 - whoever does not hear it looks for himself
+            self._failed(self._server, error)
+        else:
+            self._server.over()
+
+    async def _subscribe(self) -> None:
+        """Hear the news, on a connection of its own, for as long as this cache is open."""
+        while True:
+            channel = self._redis.pubsub(ignore_subscribe_messages=True)
+            try:
+                await channel.subscribe(f"{self._prefix}{NEWS}")
+                self._heard("")  # whatever was told while nobody listened
+                while True:
+                    message = await channel.get_message(timeout=None)
+                    if message is not None:
+                        self._heard(message["data"].decode(errors="replace"))
+            except Exception as error:  # noqa: BLE001
+                self._failed(self._server, error)
+            finally:
+                await asyncio.shield(self._start(_closed(channel)))
+            await asyncio.sleep(self._pause)
+
+    def _heard(self, news: str) -> None:
+        for heard in self._listeners:
+            heard(news)
+
     async def _purge(self) -> None:
         """Drop everything of ours, since among it is what could not be dropped when it should."""
         lost, cursor = self._lost, 0
@@ -277,7 +348,13 @@ class RedisCache:
 
     def _failed(self, trouble: "_Trouble", error: Exception) -> None:
         self.failures += 1
+        metrics.cache_failures.inc()
         trouble.begin(error)
+
+
+async def _closed(channel: PubSub) -> None:
+    with contextlib.suppress(Exception):  # it may be broken already
+        await channel.aclose()  # type: ignore[no-untyped-call]
 
 
 class _Trouble:

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from gateway import money, order_types, pricing
-from gateway.cache import Cache
+from gateway.cache import CATALOG, Cache
 from gateway.config import Config
 from gateway.config import Service as Declared
 from gateway.errors import CallFailed, Indeterminate
@@ -338,7 +338,9 @@ class Shop:
         except CallFailed as failure:
             await self._store.sight([Sighting(provider, trouble=str(failure)[:200])])
             raise
-        await self._store.save_offers(provider, offers, now, under)
+        edition = await self._store.save_offers(provider, offers, now, under)
         await self._store.sight([Sighting(provider, synced_at=now, offers=len(offers), trouble="")])
-        await self.refresh()
+        if edition != self._edition:
+            await self.refresh()
+            await self._cache.tell(CATALOG)
         return len(offers), odd

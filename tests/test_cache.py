@@ -434,3 +434,68 @@ async def test_two_installations_on_one_redis_do_not_meet() -> None:
         assert [b"ours"] == await here.get(["status/1/1"])
         await here.aclose()
         await there.aclose()
+
+
+# --- news -------------------------------------------------------------------------------------
+
+
+async def seen(heard: list[str], news: str, times: int = 1) -> None:
+    """Wait until this was heard so often."""
+    while heard.count(news) < times:
+        await asyncio.sleep(0.01)
+
+
+async def test_what_is_told_is_heard_by_all_who_listen(server: str) -> None:
+    one, other = RedisCache(server), RedisCache(server)
+    heard: dict[str, list[str]] = {"one": [], "other": []}
+    one.listen(heard["one"].append)
+    other.listen(heard["other"].append)
+    await seen(heard["one"], "")
+    await seen(heard["other"], "")
+    await one.tell("customers")
+    await seen(heard["one"], "customers")
+    await seen(heard["other"], "customers")
+
+    assert {"one": ["", "customers"], "other": ["", "customers"]} == heard
+    await one.aclose()
+    await other.aclose()
+
+
+async def test_news_of_one_installation_are_not_heard_in_another(server: str) -> None:
+    mine, yours = RedisCache(server, installation="a"), RedisCache(server, installation="b")
+    heard: list[str] = []
+    yours.listen(heard.append)
+    await seen(heard, "")
+    await mine.tell("customers")
+    await yours.tell("catalog")
+    await seen(heard, "catalog")
+
+    assert ["", "catalog"] == heard
+    await mine.aclose()
+    await yours.aclose()
+
+
+async def test_who_may_have_missed_something_is_told_so(server: str) -> None:
+    """A connection that broke says nothing of what was told meanwhile."""
+    cache = RedisCache(server, pause=0.05)
+    heard: list[str] = []
+    cache.listen(heard.append)
+    await seen(heard, "")
+    async with talking_to(server) as client:
+        await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    await seen(heard, "", times=2)
+    await asyncio.sleep(0.1)  # the cache lets one caller try in a pause
+    await cache.tell("customers")
+    await seen(heard, "customers")
+
+    assert ["", "", "customers"] == heard
+    await cache.aclose()
+
+
+async def test_in_one_process_news_need_no_redis() -> None:
+    cache = MemoryCache()
+    heard: list[str] = []
+    cache.listen(heard.append)
+    await cache.tell("catalog")
+
+    assert ["catalog"] == heard

@@ -8,10 +8,13 @@ import msgspec
 import typer
 
 from gateway import auth, ledger
+from gateway.app import announce
+from gateway.cache import CUSTOMERS
 from gateway.commands.terminal import (
     Json,
     command,
     fail,
+    load_settings,
     moment,
     now,
     opened_store,
@@ -104,6 +107,7 @@ async def add(
         digest = auth.digest(await store.pepper(), key)
         draft = Customer(id=0, name=name, tier=tier, created_at=now())
         customer = await store.add_customer(draft, digest)
+        await announce(store, load_settings(), CUSTOMERS)
         if customer is None:
             fail(f"there is a customer {name} already", 1)
         if amount:
@@ -218,6 +222,7 @@ async def _change(name: str, *, json: bool, **fields: object) -> None:
         if "tier" in fields:
             _tier(config, str(fields["tier"]))
         await store.set_customer(msgspec.structs.replace(customer, **fields))
+        await announce(store, load_settings(), CUSTOMERS)
         facts = await _facts(store, await _find(store, name), config)
     if json:
         show_json(facts)
@@ -286,6 +291,7 @@ async def key(name: Name, json: Json = False) -> None:  # noqa: FBT002
         customer = await _find(store, name)
         new = auth.new_key()
         await store.set_customer(customer, auth.digest(await store.pepper(), new))
+        await announce(store, load_settings(), CUSTOMERS)
         balance = await _balance(store, customer, config.currency)
     result = {
         "id": customer.id,

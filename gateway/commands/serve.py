@@ -133,7 +133,7 @@ async def background(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with open_gateway(owner, found) as gateway:
-        gateway.background.start()
+        gateway.start()
         log.info("working")
         await stop.wait()
         await wind_down(gateway)
