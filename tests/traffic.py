@@ -71,11 +71,10 @@ async def ask(
 
 @dataclass
 class Customer:
-    """A customer, his key, and what he paid in."""
+    """A customer, and his key."""
 
     name: str
     key: str
-    credit: str
 
 
 @dataclass
@@ -114,22 +113,22 @@ class Traffic:
     """A bounded number of programs, which go on until they are told to stop.
 
     Attributes:
+        prefix: what the link of every order begins with.
         ports: where gateways are, or will be again.
         services: what is ordered.
         pause: seconds that a program waits between two things, at most.
         patience: seconds that it waits for an answer.
-        repeats: whether it says some orders twice at once, and some again later.
         surprises: what no gateway may ever answer, in words.
 
     """
 
+    prefix: str
     customers: Sequence[Customer]
     ports: Sequence[int]
     services: Sequence[int]
     seed: int
     pause: float = 0.15
     patience: float = 8.0
-    repeats: bool = True
     wishes: list[Wish] = field(default_factory=list)
     surprises: list[str] = field(default_factory=list)
     ordering: bool = True
@@ -182,20 +181,20 @@ class Traffic:
         number = len(self.wishes)
         wish = Wish(
             customer,
-            f"https://example.com/{number}{self._chance.choice(WORDS)}",
+            f"{self.prefix}{number}{self._chance.choice(WORDS)}",
             self._chance.choice(self.services),
             self._chance.randrange(100, 400, 10),
             f"key-{number}" if self._chance.random() < 0.6 else "",
         )
         self.wishes.append(wish)
-        twice = bool(wish.key) and self.repeats and self._chance.random() < 0.2
+        twice = bool(wish.key) and self._chance.random() < 0.2
         while True:
             reached = await asyncio.gather(*(self._say(wish) for _ in range(1 + twice)))
             answered = wish.ids or wish.refusals
             if answered or not (wish.key or (self.ordering and not any(reached))):
                 break
             await asyncio.sleep(0.05)
-        if wish.ids and wish.key and self.repeats and self._chance.random() < 0.2:
+        if wish.ids and wish.key and self._chance.random() < 0.2:
             await self._say(wish)
 
     async def _say(self, wish: Wish) -> bool:
