@@ -38,6 +38,7 @@ async def list_(json: Json = False) -> None:  # noqa: FBT002
     async with opened_store() as (store, config):
         seen = await store.sightings()
         in_flight = await store.in_flight()
+        at_risk = await store.at_risk()
     rows = []
     for name, provider in config.providers.items():
         one = seen.get(name, Sighting(name))
@@ -60,6 +61,7 @@ async def list_(json: Json = False) -> None:  # noqa: FBT002
                 "currency": one.currency or provider.currency,
                 "latency_ms": one.latency,
                 "in_flight": in_flight.get(name, 0),
+                "unsettled": text(at_risk.get(name, 0)),
                 "services": one.offers,
                 "last_sync": moment(one.synced_at),
             }
@@ -77,6 +79,7 @@ async def list_(json: Json = False) -> None:  # noqa: FBT002
                 "",
                 "latency ms>",
                 "in flight>",
+                "unsettled>",
                 "services>",
                 "last sync",
             ),
