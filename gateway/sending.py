@@ -148,12 +148,15 @@ class Sender:
         return await self._decide(order, transitions.sending(choice, self._now(), flight.sender))
 
     async def _give_up(self, flight: Flight, order: Order, words: str) -> Order:
-        """End an order that found no place anywhere, unless it may wait for another time."""
-        if flight.patient or self._promises.unavailable == "queue":
+        """End an order that found no place anywhere, unless it may wait for another time.
+
+        Whoever has its id already is better served by an order that comes later than by none.
+        """
+        if flight.answered or self._promises.unavailable == "queue":
             return order
-        frees = flight.deciding = not flight.answered
+        flight.deciding = True
         change = transitions.given_up(
-            words, ErrorText.UNAVAILABLE, self._now(), late=flight.answered, frees=frees
+            words, ErrorText.UNAVAILABLE, self._now(), late=False, frees=True
         )
         return await self._decide(order, change)
 
