@@ -26,7 +26,7 @@ Law = Callable[[str, str], Iterator[str]]
 # --- what the laws know -----------------------------------------------------------------------
 
 DOORS = {
-    "httpx": ("upstream.py",),
+    "httpx": ("upstream.py", "simulation/panels.py"),  # the wire, and what stands in for it
     "redis": ("cache.py",),
     "apsw": ("store/",),
     "sqlite3": (),  # the system's has a bug that loses data; apsw brings its own

@@ -1,0 +1,125 @@
+"""One run of the gateway in a simulation: a process, with a loop and a wire of its own."""
+
+import asyncio
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.applications import Starlette
+
+from gateway.app import Gateway, wind_down
+from gateway.auth import Auth
+from gateway.cache import MemoryCache
+from gateway.config import Config
+from gateway.endpoint import Endpoint, Message
+from gateway.limits import Limits
+from gateway.simulation.loop import Clock, Loop
+from gateway.simulation.panels import Panels, Wire
+from gateway.store.sqlite import SqliteStore
+from gateway.upstream import Upstream
+
+Answer = tuple[int, Any] | None
+"""The HTTP status and the JSON; ``None``: the line broke."""
+
+
+class Process:
+    """A gateway that serves, until it is killed or stopped.
+
+    Attributes:
+        doom: at which of its steps something happens to it; ``None``: at none.
+        ready: whether it takes requests.
+        alive: whether it will ever do anything again.
+
+    """
+
+    def __init__(
+        self,
+        number: int,
+        path: Path,
+        config: Config,
+        clock: Clock,
+        panels: Panels,
+        chance: random.Random,
+        *,
+        work: bool = True,
+    ) -> None:
+        self.number = number
+        self.loop = Loop(clock)
+        self.doom: int | None = None
+        self.ready = False
+        self.alive = True
+        self.gateway: Gateway
+        self._endpoint: Endpoint
+        self._config = config
+        self._clock = clock
+        self._wire = Wire(panels, number, chance)
+        self._waiting: dict[asyncio.Future[Answer], None] = {}  # in order, as no set is
+        self.loop.create_task(self._start(path, work=work))
+
+    async def _start(self, path: Path, *, work: bool) -> None:
+        store = SqliteStore.rehearse(path)
+        auth = Auth(store, await store.pepper(), self._clock)
+        cache = MemoryCache(clock=self._clock)
+        gateway = Gateway(self._config, store, cache, Upstream(self._wire), auth, self._clock.now)
+        await gateway.shop.refresh()
+        self.gateway = gateway
+        self._endpoint = Endpoint(
+            auth,
+            gateway.shop,
+            gateway.orders,
+            gateway.follow,
+            store,
+            Starlette(),
+            limits=Limits(self._config.limits, self._clock),
+        )
+        if work:
+            gateway.background.start()
+        self.ready = True
+
+    def take(self, form: Mapping[str, str], answer: "asyncio.Future[Answer]") -> None:
+        """Take a customer's request; the answer is his, and of his own loop."""
+        self._waiting[answer] = None
+        answer.add_done_callback(self._waiting.pop)
+        self.loop.create_task(self._serve(urlencode(form).encode(), answer))
+
+    async def _serve(self, body: bytes, answer: "asyncio.Future[Answer]") -> None:
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/api/v2",
+            "query_string": b"",
+            "headers": [(b"content-type", b"application/x-www-form-urlencoded")],
+            "client": ("127.0.0.1", 1),
+        }
+        await self._endpoint(scope, receive, send)
+        if not answer.done():
+            answer.set_result((sent[0]["status"], json.loads(sent[1]["body"])))
+
+    def kill(self) -> None:
+        """End it as kill -9 does: nothing of it ever runs again, and its customers' lines break."""
+        self.alive = self.ready = False
+        self.loop.stopped = True
+        for answer in list(self._waiting):
+            if not answer.done():
+                answer.set_result(None)
+
+    def stop(self) -> "asyncio.Task[None]":
+        """Let it end as SIGTERM does."""
+        self.ready = False
+        return self.loop.create_task(self._stop())
+
+    async def _stop(self) -> None:
+        await wind_down(self.gateway)
+        await self.gateway.store.close()
+        self.kill()
