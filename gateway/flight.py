@@ -12,10 +12,9 @@ class Flight:
 
     Attributes:
         sender: the mark by which this flight knows the order for its own.
-        answered: the customer has the order's id, whatever comes.
+        answered: the customer has the order's id, whatever comes; so the order may wait longer.
         deciding: a refusal is on its way into the store; from then on the customer waits for it,
             so that he never gets an id for an order that was just refused.
-        patient: it is not the customer who waits, so it may stay queued for another time.
         waiting: it waits for a place, and nothing is lost if it is stopped.
         place: room for its call.
         not_after: when, on the event loop's clock, it is too late to write what was marked.
@@ -25,11 +24,10 @@ class Flight:
     order: Order
     task: asyncio.Task[Order]
 
-    def __init__(self, *, patient: bool = False) -> None:
+    def __init__(self, *, answered: bool = False) -> None:
         self.sender = secrets.token_hex(8)
-        self.answered = patient
+        self.answered = answered
         self.deciding = False
-        self.patient = patient
         self.waiting = False
         self.place: Place | None = None
         self.not_after = 0.0

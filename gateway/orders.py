@@ -194,7 +194,7 @@ class Orders:
         sent = last = 0
         blocked: set[int] = set()
         now = self._now()
-        room = AT_ONCE - sum(one.patient for one in self._sender.flights.values())
+        room = AT_ONCE - sum(one.answered for one in self._sender.flights.values())
         while page := await self._store.undecided(State.QUEUED, PAGE, after=last):
             last = page[-1].id
             for order in page:
@@ -204,7 +204,7 @@ class Orders:
                     await self._expire(order)
                 elif sent < room and order.service not in blocked:
                     if choices := self._due(order, now):
-                        self._sender.launch(Flight(patient=True), order, choices)
+                        self._sender.launch(Flight(answered=True), order, choices)
                         sent += 1
                     else:
                         blocked.add(order.service)

@@ -242,7 +242,7 @@ class Sender:
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109  # a limit, not a failure
         """Wait for the orders under way; returns how many are still unanswered."""
         for flight in self.flights.values():
-            if flight.patient and flight.waiting:
+            if flight.answered and flight.waiting:
                 flight.task.cancel()  # it is with nobody, and stays queued
         tasks: set[asyncio.Task[Any]] = {flight.task for flight in self.flights.values()}
         if tasks:
