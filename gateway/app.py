@@ -1,8 +1,9 @@
 """The composition root: opens everything, wires it, and returns the application."""
 
+import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from gateway import config as config_
+from gateway import logs
+from gateway import settings as settings_
+from gateway.adapters import ADAPTERS
 from gateway.auth import Auth
 from gateway.background import Background
 from gateway.cache import CATALOG, CUSTOMERS, Cache, open_cache
@@ -21,6 +26,7 @@ from gateway.endpoint import App, Endpoint, Receive, Scope, Send
 from gateway.errors import ConfigError, StoreUnavailable
 from gateway.follow import Follow
 from gateway.limits import Limits
+from gateway.line import Line
 from gateway.orders import Orders
 from gateway.router import Router
 from gateway.settings import Settings
@@ -34,6 +40,8 @@ log = structlog.get_logger()
 
 DRAIN = 20.0
 """Seconds that orders under way get when the gateway stops."""
+WATCHED = 2.0
+"""Seconds between two looks at the owner's file."""
 
 
 class Gateway:
@@ -47,6 +55,7 @@ class Gateway:
         upstream: Upstream,
         auth: Auth,
         now: Callable[[], int],
+        before: "Gateway | None" = None,
     ) -> None:
         promises = config.orders
         following = Following(
@@ -55,8 +64,11 @@ class Gateway:
         self.config = config
         self.store = store
         self.cache = cache
+        self.upstream = upstream
         self.auth = auth
-        self.router = Router(config.providers, upstream, now)
+        self.now = now
+        lines: Mapping[str, Line] = before.router.lines if before else {}
+        self.router: Router = Router(config.providers, upstream, now, lines)
         self.shop = Shop(config, store, self.router, cache, now)
         self.orders = Orders(store, self.router, self.shop, promises, following, now)
         self.follow = Follow(
@@ -74,16 +86,12 @@ class Gateway:
             now,
         )
 
-    def start(self, *, work: bool = True) -> None:
-        """Take part: keep up to date, and with ``work`` do a share of the background work."""
-        self.cache.listen(self._hear)
-        self.background.start(work=work)
-
-    def _hear(self, news: str) -> None:
-        if news != CATALOG:
-            self.auth.forget()
-        if news != CUSTOMERS:
-            self.background.hear()
+    async def changed(self, config: Config) -> "Gateway":
+        """Return a gateway by another file, over the same store, cache and wire."""
+        parts = (self.store, self.cache, self.upstream, self.auth, self.now)
+        gateway = Gateway(config, *parts, before=self)
+        await gateway.shop.refresh()
+        return gateway
 
 
 def _open_cache(settings: Settings, pepper: bytes) -> Cache:
@@ -135,6 +143,36 @@ async def open_gateway(
         await store.close()
 
 
+def read_config(settings: Settings, text: str | None = None) -> Config:
+    """Read the owner's file, or this text in its place; its keys are never logged from then on."""
+    environment = settings_.environment(settings)
+    currencies = {name: adapter.currency for name, adapter in ADAPTERS.items()}
+    if text is None:
+        found = config_.load(settings.config, environment, currencies)
+    else:
+        found = config_.parse(text, str(settings.config), environment, currencies)
+    for provider in found.providers.values():
+        logs.register_secret(provider.key.get_secret_value())
+    return found
+
+
+async def find_config(settings: Settings, store: Store) -> tuple[Config, list[str]]:
+    """Return the owner's file, or else the last one that was right, and what is wrong with it.
+
+    Raises ``ConfigError`` when there is no good one at all.
+    """
+    try:
+        return read_config(settings), []
+    except ConfigError as error:
+        kept = await store.kept_configuration()
+        if kept is None:
+            raise
+        try:
+            return read_config(settings, kept), list(error.mistakes)
+        except ConfigError:
+            raise error from None
+
+
 async def wind_down(gateway: Gateway) -> None:
     """Hand over the background work, and let what is under way come to its answer."""
     await gateway.background.stop()
@@ -143,14 +181,116 @@ async def wind_down(gateway: Gateway) -> None:
         log.warning("stopped with orders under way", orders=left)
 
 
+class Running:
+    """A gateway at work, which takes up a changed file: all of it, or none of it.
+
+    Attributes:
+        gateway: by the file in force.
+        problems: what is wrong with a file that could not be taken up.
+
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        settings: Settings,
+        problems: list[str],
+        *,
+        work: bool = True,
+        changed: Callable[[Gateway], None] = lambda _: None,
+    ) -> None:
+        self.gateway = gateway
+        self.problems = problems
+        self._settings = settings
+        self._work = work
+        self._changed = changed
+        self._seen: tuple[object, ...] = self._look()
+        self._ending: set[asyncio.Task[None]] = set()
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin with the background work, and to watch the file."""
+        for problem in self.problems:
+            log.error("the last good file is in force", mistake=problem)
+        if not self.problems:
+            await self._keep()
+        self.gateway.cache.listen(self._hear)
+        self.gateway.background.start(work=self._work)
+        self._changed(self.gateway)
+        self._watch = asyncio.create_task(self._watching())
+
+    async def stop(self) -> None:
+        """Hand over the background work, and let what is under way come to its answer."""
+        if self._watch:
+            self._watch.cancel()
+            await asyncio.wait({self._watch})
+        await wind_down(self.gateway)
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    def _hear(self, news: str) -> None:
+        if news != CATALOG:
+            self.gateway.auth.forget()
+        if news != CUSTOMERS:
+            self.gateway.background.hear()
+
+    async def _watching(self) -> None:
+        while True:
+            await asyncio.sleep(WATCHED)
+            try:
+                if (seen := self._look()) != self._seen:
+                    self._seen = seen
+                    await self._take_up()
+            except Exception:
+                log.exception("the owner's file could not be looked at")
+
+    def _look(self) -> tuple[object, ...]:
+        """Return what changes when the file, or the ``.env`` beside it, is written."""
+        path = self._settings.config
+        return tuple(_stamp(one) for one in (path, path.parent / ".env"))
+
+    async def _keep(self) -> None:
+        gateway = self.gateway
+        await gateway.store.keep_configuration(gateway.config.text, gateway.now())
+
+    async def _take_up(self) -> None:
+        try:
+            config = await asyncio.to_thread(read_config, self._settings)
+        except ConfigError as error:
+            self.problems = list(error.mistakes)
+            for mistake in error.mistakes:
+                log.error("a changed file is not taken up", mistake=mistake)  # noqa: TRY400
+            return
+        self.problems = []
+        if config == self.gateway.config:
+            return
+        before = self.gateway
+        self.gateway = await before.changed(config)
+        await self._keep()
+        self._changed(self.gateway)
+        await before.background.stop()
+        self.gateway.background.start(work=self._work)
+        task = asyncio.create_task(wind_down(before))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        log.warning("a changed file is in force", services=len(config.services))
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
 class Application:
     """The ASGI application, with its life: opened at start-up, drained at shutdown."""
 
-    def __init__(self, config: Config, settings: Settings, *, background: bool = True) -> None:
-        self._config = config
+    def __init__(self, settings: Settings, *, background: bool = True) -> None:
         self._settings = settings
         self._background = background
-        self._gateway: Gateway | None = None
+        self._running: Running | None = None
         self._trouble = "starting"
         site = Starlette(
             routes=[
@@ -168,35 +308,59 @@ class Application:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        async with open_gateway(self._config, self._settings) as gateway:
-            self._gateway = gateway
-            self._endpoint = Endpoint(
-                gateway.auth,
-                gateway.shop,
-                gateway.orders,
-                gateway.follow,
-                gateway.store,
-                self._site,
-                limits=Limits(self._config.limits),
-            )
-            gateway.start(work=self._background)
+        async with at_work(self._settings, work=self._background, changed=self._serve) as running:
+            self._running = running
             self._trouble = ""
             yield
             self._trouble = "stopping"
-            await wind_down(gateway)
+
+    def _serve(self, gateway: Gateway) -> None:
+        self._endpoint = Endpoint(
+            gateway.auth,
+            gateway.shop,
+            gateway.orders,
+            gateway.follow,
+            gateway.store,
+            self._site,
+            limits=Limits(gateway.config.limits),
+        )
 
     async def _healthz(self, _: Request) -> Response:
         return JSONResponse({"ok": True})
 
     async def _readyz(self, _: Request) -> Response:
         problems = [self._trouble] if self._trouble else []
-        if self._gateway:
+        gone = False
+        if self._running:
+            gateway = self._running.gateway
+            problems += self._running.problems
             try:
-                await self._gateway.store.edition()
+                await gateway.store.edition()
             except StoreUnavailable as trouble:
+                gone = True
                 problems.append(f"database: {trouble}")
-            declared = len(self._config.services)
-            if missing := declared - len(self._gateway.shop.catalog.services):
+            declared = len(gateway.config.services)
+            if missing := declared - len(gateway.shop.catalog.services):
                 problems.append(f"{missing} of {declared} services are unavailable")
-        ready = not self._trouble and not any(one.startswith("database") for one in problems)
+        ready = not self._trouble and not gone
         return JSONResponse({"ready": ready, "problems": problems}, 200 if ready else 503)
+
+
+@asynccontextmanager
+async def at_work(
+    settings: Settings,
+    *,
+    work: bool = True,
+    changed: Callable[[Gateway], None] = lambda _: None,
+) -> AsyncIterator[Running]:
+    """Open everything and let it work for as long as the context lasts."""
+    store = await open_store(settings.database_url)
+    try:
+        config, problems = await find_config(settings, store)
+    finally:
+        await store.close()
+    async with open_gateway(config, settings) as gateway:
+        running = Running(gateway, settings, problems, work=work, changed=changed)
+        await running.start()
+        yield running
+        await running.stop()

@@ -73,6 +73,7 @@ class Line:
     """The line to one provider.
 
     Attributes:
+        provider: what the owner's file says of it.
         purse: what is left of our money there, in millionths, as far as this process knows.
         reserved: what the orders cost that are on their way there, out of this process.
         unsettled: what the others cost that are not settled, as the store last knew.
@@ -83,6 +84,7 @@ class Line:
         self, name: str, provider: Provider, upstream: Upstream, now: Callable[[], int]
     ) -> None:
         self.name = name
+        self.provider = provider
         self.adapter: ApiV2 = ADAPTERS[provider.adapter](
             currency=provider.currency or "",
             rename=provider.dialect.rename,

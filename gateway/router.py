@@ -22,9 +22,19 @@ class Router:
     """All lines, by the provider's name in ``providers.yaml``."""
 
     def __init__(
-        self, providers: Mapping[str, Provider], upstream: Upstream, now: Callable[[], int]
+        self,
+        providers: Mapping[str, Provider],
+        upstream: Upstream,
+        now: Callable[[], int],
+        before: Mapping[str, Line] = {},
     ) -> None:
-        self.lines = {name: Line(name, one, upstream, now) for name, one in providers.items()}
+        # A provider of whom the file says the same as before keeps its places and its health.
+        self.lines = {
+            name: before[name]
+            if name in before and before[name].provider == provider
+            else Line(name, provider, upstream, now)
+            for name, provider in providers.items()
+        }
 
     def has(self, provider: str, action: Action) -> bool:
         """Tell whether a provider is known and its dialect has this action."""

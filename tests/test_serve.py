@@ -253,3 +253,65 @@ def test_the_demonstration_comes_out_right_and_leaves_nothing_behind(tmp_path: P
     for panel in sandbox.PANELS:
         assert panel in run.stdout
     assert [] == list(tmp_path.iterdir())
+
+
+def eventually(look: Any, wanted: object) -> None:
+    """Wait until a look gives what is wanted."""
+    until = time.monotonic() + PATIENCE
+    while (seen := look()) != wanted and time.monotonic() < until:
+        time.sleep(0.1)
+
+    assert wanted == seen
+
+
+def listed(one: Served) -> list[int]:
+    return [row["service"] for row in one.ask("services")]
+
+
+@pytest.mark.parametrize("flags", [(), ("--workers", "2")], ids=["one process", "two"])
+def test_a_changed_file_is_taken_up_while_serving(
+    tmp_path: Path, panels: int, flags: tuple[str, ...]
+) -> None:
+    """Nobody who asks meanwhile is turned away, and every process answers by the new file."""
+    one = Served(tmp_path, panels)
+    one.key = one.command("customer", "add", "alice", "--credit", "10")["key"]
+    one.start(*flags)
+    file = one.folder / "providers.yaml"
+    answers: list[Any] = []
+    going = threading.Event()
+
+    def poll() -> None:
+        while not going.is_set():
+            answers.append(one.ask("balance"))
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    file.write_text(file.read_text() + "  102: {routes: [practice/2]}\n")
+    eventually(lambda: [listed(one) for _ in range(6)], [[101, 102]] * 6)
+    going.set()
+    thread.join()
+
+    assert [{"balance": "10.00", "currency": "USD"}] * len(answers) == answers
+    assert 0 == one.stop()
+
+
+def test_a_mistake_in_the_file_leaves_the_last_good_one_in_force(served: Served) -> None:
+    """It is shown, and a restart does not make it worse."""
+    file = served.folder / "providers.yaml"
+    good = file.read_text()
+    file.write_text(good.replace("services:", "servces:"))
+    told = ["providers.yaml:7:1: there is no key `servces` here; did you mean `services`?"]
+    eventually(lambda: served.get("/readyz")["problems"][:1], told)
+    assert [101] == listed(served)
+    served.stop()
+    served.run = None
+    thread = threading.Thread(target=served.start)
+    thread.start()
+    eventually(served.answers, wanted=True)
+    eventually(lambda: served.get("/readyz")["problems"][:1], told)
+
+    assert [101] == listed(served)
+
+    file.write_text(good)
+    thread.join()
+    assert [] == served.get("/readyz")["problems"]

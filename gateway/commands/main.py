@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.commands import books, customer, demo, order, provider, sandbox, serve
+from gateway.commands import books, customer, demo, order, provider, sandbox, serve, simulate
 from gateway.commands.terminal import FLAGS
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ def flags(
 app.command()(demo.demo)
 app.command()(serve.serve)
 app.command("sandbox")(sandbox.serve_sandbox)
+app.command()(simulate.simulate)
 app.command()(serve.background)
 app.command()(serve.check)
 app.command()(provider.sync)

@@ -7,12 +7,11 @@ import typer
 
 from gateway import ledger, transitions
 from gateway import settle as settle_
-from gateway.app import open_gateway
+from gateway.app import open_gateway, read_config
 from gateway.commands.terminal import (
     Json,
     command,
     fail,
-    load_config,
     load_settings,
     moment,
     now,
@@ -278,7 +277,7 @@ async def _step(
 async def cancel(order_id: Id, json: Json = False) -> None:  # noqa: FBT002
     """Ask the provider to cancel an order; one that was not sent yet is canceled at once."""
     found = load_settings()
-    async with open_gateway(load_config(found), found) as gateway:
+    async with open_gateway(read_config(found), found) as gateway:
         order = await _get(gateway.store, order_id)
         if not transitions.cancelable(order):
             fail(f"order {order_id} is {order.word}; there is nothing to cancel", 1)

@@ -9,13 +9,12 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gateway import ledger
-from gateway.app import Gateway, open_gateway
+from gateway.app import Gateway, open_gateway, read_config
 from gateway.commands.terminal import (
     Json,
     command,
     err,
     fail,
-    load_config,
     load_settings,
     moment,
     now,
@@ -146,7 +145,7 @@ async def sync(
 ) -> None:
     """Fetch the providers' catalogs now."""
     found = load_settings()
-    config = load_config(found)
+    config = read_config(found)
     if provider and provider not in config.providers:
         fail(f"there is no provider {provider}; there are: {', '.join(config.providers)}")
     names = [provider] if provider else list(config.providers)

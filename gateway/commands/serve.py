@@ -17,17 +17,17 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from gateway import logs
-from gateway.app import Application, open_gateway, open_store, wind_down
+from gateway.app import Application, at_work, find_config, open_store, read_config
 from gateway.commands.terminal import (
     Json,
     command,
     err,
     fail,
-    load_config,
     load_settings,
     out,
     show_json,
 )
+from gateway.config import Config
 from gateway.errors import ConfigError, StoreUnavailable
 from gateway.settings import Settings
 
@@ -44,8 +44,7 @@ class Worker:
     def __call__(self) -> Application:
         """Read the owner's file, and put everything together."""
         logs.configure(self._settings.log_format, self._settings.log_level)
-        owner = load_config(self._settings)
-        application = Application(owner, self._settings, background=self._background)
+        application = Application(self._settings, background=self._background)
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         settle_memory()
         return application
@@ -77,8 +76,7 @@ def serve(
     """Serve customers, and keep catalogs and statuses fresh in the background."""
     try:
         found = load_settings(config=config, host=host, port=port)
-        owner = load_config(found)
-        asyncio.run(_prepared(found.database_url))
+        owner = asyncio.run(_prepared(found))
         family = socket.AF_INET6 if ":" in found.host else socket.AF_INET
         listening = socket.create_server((found.host, found.port), family=family, backlog=2048)
     except (ConfigError, StoreUnavailable) as error:
@@ -95,7 +93,7 @@ def serve(
     options = uvicorn.Config(
         Worker(found, background=background)
         if several
-        else Application(owner, found, background=background),
+        else Application(found, background=background),
         factory=several,
         workers=workers,
         loop="uvloop",
@@ -127,21 +125,22 @@ async def background(
     config: Annotated[Path | None, typer.Option(help="The owner's file.")] = None,
 ) -> None:
     """Do the background work alone; any number of these share it among them."""
-    found = load_settings(config=config)
-    owner = load_config(found)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with open_gateway(owner, found) as gateway:
-        gateway.start()
+    async with at_work(load_settings(config=config)):
         log.info("working")
         await stop.wait()
-        await wind_down(gateway)
 
 
-async def _prepared(database_url: str) -> None:
-    """Open the database once, so that what is wrong with it is said in a sentence."""
-    await (await open_store(database_url)).close()
+async def _prepared(found: Settings) -> Config:
+    """Open the database and read the file once, so that what is wrong is said in a sentence."""
+    store = await open_store(found.database_url)
+    try:
+        config, _ = await find_config(found, store)
+    finally:
+        await store.close()
+    return config
 
 
 def check(
@@ -153,7 +152,7 @@ def check(
     warnings: list[str] = []
     try:
         found = load_settings(config=file)
-        config = load_config(found)
+        config = read_config(found)
     except ConfigError as error:
         mistakes = error.mistakes
     else:

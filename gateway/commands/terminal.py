@@ -15,10 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gateway import config as configuration
 from gateway import logs, settings
-from gateway.adapters import ADAPTERS
-from gateway.app import open_store
+from gateway.app import open_store, read_config
 from gateway.config import Config
 from gateway.errors import ConfigError, GatewayError
 from gateway.settings import Settings
@@ -65,23 +63,11 @@ def load_settings(**flags: Any) -> Settings:  # noqa: ANN401  # whatever the fla
     return found
 
 
-def load_config(found: Settings) -> Config:
-    """Read the owner's file; its keys are never logged from then on."""
-    config = configuration.load(
-        found.config,
-        settings.environment(found),
-        {name: adapter.currency for name, adapter in ADAPTERS.items()},
-    )
-    for provider in config.providers.values():
-        logs.register_secret(provider.key.get_secret_value())
-    return config
-
-
 @asynccontextmanager
 async def opened_store() -> AsyncIterator[tuple[Store, Config]]:
     """Open the database for one command."""
     found = load_settings()
-    config = load_config(found)
+    config = read_config(found)
     store = await open_store(found.database_url, first_id=config.orders.first_id)
     try:
         yield store, config

@@ -106,6 +106,7 @@ def parse(
         document.blame(("imports", index), warning)
     return Config.model_construct(
         **dict(contents),
+        text=text,
         digest=hashlib.sha256(text.encode()).hexdigest(),
         warnings=_told(name, document.mistakes),
     )

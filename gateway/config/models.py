@@ -265,11 +265,13 @@ class Config(Contents):
     """The owner's file, taken up.
 
     Attributes:
-        digest: SHA-256 of its text, to see that it has changed.
+        text: what was read.
+        digest: SHA-256 of it.
         warnings: what is legal but not in force, in the form of a mistake.
 
     """
 
+    text: str = ""
     digest: str = ""
     warnings: list[str] = []
 

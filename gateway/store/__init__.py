@@ -398,6 +398,16 @@ class Store(Protocol):
         """Return orders that a provider took after they were given up, sent since then."""
         ...
 
+    # --- the owner's file ---
+
+    async def keep_configuration(self, text: str, at: int) -> None:
+        """Remember the owner's file as it was taken up, unless it is the one that was last."""
+        ...
+
+    async def kept_configuration(self) -> str | None:
+        """Return the owner's file as it was last taken up."""
+        ...
+
     # --- who does what ---
 
     async def lease(

@@ -141,6 +141,23 @@ class SqliteProviders(SqliteFile):
             lambda db: [from_row(Reading, row) for row in db.execute(statement, (provider, since))]
         )
 
+    # --- the owner's file ----------------------------------------------------------------
+
+    async def keep_configuration(self, text: str, at: int) -> None:
+        """Remember the owner's file as it was taken up."""
+        await self._writer.do(
+            lambda db: db.execute(
+                "INSERT INTO configurations (text, at) SELECT ?1, ?2 WHERE ?1 IS NOT "
+                "(SELECT text FROM configurations ORDER BY id DESC LIMIT 1)",
+                (text, at),
+            ).fetchall()
+        )
+
+    async def kept_configuration(self) -> str | None:
+        """Return the owner's file as it was last taken up."""
+        rows = self._read("SELECT text FROM configurations ORDER BY id DESC LIMIT 1")
+        return str(rows[0][0]) if rows else None
+
     # --- who does what ------------------------------------------------------------------
 
     async def lease(
