@@ -656,16 +656,23 @@ async def test_a_long_queue_keeps_its_order_when_the_provider_is_slower_than_it_
     tmp_path: Path,
 ) -> None:
     """What found no place in its time does not go behind those who came after it."""
-    p = Panel()
-    limits = "timeout: 100ms, limits: {concurrency: 1, per_second: 10000}"
+
+    async def take(form: Form) -> object:
+        await asyncio.sleep(0.004)
+        return {"order": 1000 + links([form])[0]}
+
+    p = Panel(add=take)
+    limits = "timeout: 500ms, limits: {concurrency: 1, per_second: 10000}"
     async with two(tmp_path, yaml(p=limits, first=ALONE, orders=QUEUE), p) as one:
         await told(one, "0.01")
         for number in range(300):
             await add(one, [number])
         await told(one, "1000")
-        while len(p.asked("add")) < 300:
+        for _ in range(500):
             await one.gateway.orders.dispatch()
             await asyncio.sleep(0.02)
+            if len(p.asked("add")) == 300:
+                break
         await landed(one)
 
         assert list(range(300)) == links(p.asked("add"))
