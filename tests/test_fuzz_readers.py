@@ -22,17 +22,20 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from fuzzing import NASTY, Wilds, chance, garbled, inputs, number, numbers, replay, word
 from gateway.adapters import ADAPTERS, ApiV2, words
 from gateway.errors import CallFailed, ErrorText, Fault, Indeterminate, Rejected, Unsupported
-from gateway.model import Action, Call, Offer, RefillStatus, Refusal, Report, Status
-from gateway.money import Money
+from gateway.model import Action, Call, Offer, RefillStatus, Refusal, Report, State, Status
+from gateway.money import Money, text
 from gateway.order_form import KNOWN
 from gateway.upstream import HEAD, Answer, Upstream
 from wire import Peer, serve
+from world import ROWS, Form, Panel, World, world
 
 READS = inputs(usual=40_000, of=len(ADAPTERS))
 WRITES = READS // 10
@@ -207,7 +210,7 @@ def _balance(found: Any) -> bool:
     )
 
 
-ROWS: Mapping[Action, Callable[[Any], bool]] = {
+OF_ONE: Mapping[Action, Callable[[Any], bool]] = {
     Action.STATUS: _report,
     Action.REFILL: lambda said: said == "" or _id(said),
     Action.REFILL_STATUS: lambda said: isinstance(said, RefillStatus),
@@ -225,7 +228,7 @@ def _sane(call: Call, found: Any) -> bool:
         case Action.BALANCE:
             return _balance(found)
     return found.keys() <= set(call.ids) and all(
-        _refusal(said) if isinstance(said, Refusal) else ROWS[call.action](said)
+        _refusal(said) if isinstance(said, Refusal) else OF_ONE[call.action](said)
         for said in found.values()
     )
 
@@ -436,3 +439,107 @@ async def test_what_comes_over_the_wire_is_an_answer_or_not_known() -> None:
     assert [] == broken
     shares = (met["Answer"], met["Indeterminate"], reused)
     assert EXCHANGES < 1000 or min(shares) > EXCHANGES // 20, (met, reused)
+
+
+# --- what follows from it -------------------------------------------------------------------------
+
+LOOKS = min(READS // 200, 1_000)
+OWNER = """
+currency: USD
+providers:
+  p: {adapter: api_v2, url: "http://panel/p", key: "${KEY}", limits: {per_second: 10000}}
+services:
+  101: {routes: [p/1]}
+  102: {routes: [p/2]}
+orders: {follow_for: 3650d}
+"""
+OFFERS = [ROWS[0], ROWS[0] | {"service": 2, "type": "Subscriptions"}]
+BOUGHT: tuple[dict[str, object], ...] = (
+    {"quantity": 1000},
+    {"quantity": 10_000, "runs": 3, "interval": 5},
+    {"service": 102, "username": "me", "min": 50, "max": 100, "delay": 0, "posts": 5},
+)
+ENDED = {"status": "Completed", "charge": "0.90", "remains": "0", "posts": "5"}
+EXTREME = ("999999999999999", "-999999999999999", "9223372036854.775807", "9000000000000", "0", "")
+
+
+def _reports(ids: str, rng: Random) -> bytes:
+    """Return what a panel may say of orders: mostly their statuses, and beyond all belief."""
+
+    def some(*usual: str) -> str:
+        return rng.choice((*usual, rng.choice(EXTREME), number(rng)))
+
+    rows = {
+        one: {
+            "status": rng.choice(("Completed", "Partial", "Canceled", "In progress", "Active")),
+            "charge": some("0.90", "0.45"),
+            "start_count": some(),
+            "remains": some("0", "500"),
+            "currency": "USD",
+            **{name: some("2") for name in ("runs", "posts", "quantity") if rng.random() < 0.7},
+        }
+        for one in ids.split(",")
+    }
+    return WILDS.changed(rows if len(rows) > 1 else rows.popitem()[1], rng)
+
+
+class Talker:
+    """A panel that says whatever chance has it say of its orders, and what it said."""
+
+    def __init__(self) -> None:
+        self.panel = Panel(services=OFFERS, status=self._status)
+        self.look = 0
+        self.said: list[bytes] = []
+
+    def _status(self, form: Form) -> httpx.Response:
+        rng = chance(f"reports {len(self.said)}", self.look)
+        self.said.append(_reports(form.get("orders") or form["order"], rng))
+        return httpx.Response(200, content=self.said[-1])
+
+
+async def _buy(one: World, number: int) -> int:
+    """Place an order, which its panel takes: it is asked, and answers in plain words."""
+    await one.gateway.router.balance("p")  # else it would be known for answering nonsense
+    added = await one.add(link=f"https://x.com/{number}", **BOUGHT[number % len(BOUGHT)])
+    assert ["order"] == list(added), added
+    order: int = added["order"]
+    assert State.PLACED is (await one.order(order)).state
+    return order
+
+
+async def test_whatever_is_said_of_orders_the_last_word_counts(tmp_path: Path) -> None:
+    """No report is too odd to be followed by another, and the books are right after each.
+
+    Meanwhile new orders can be placed, and when the panel has come to its senses, every order
+    ends as it would have without all that.
+    """
+    talker = Talker()
+    with capture_logs() as lines:
+        async with world(tmp_path, OWNER, money="1000000", p=talker.panel) as one:
+            orders = [await _buy(one, at) for at in range(3)]
+            for talker.look in numbers(LOOKS):
+                talker.said.clear()
+                try:
+                    assert len(orders) == await one.look()
+                    assert [] == await one.audit()
+                    assert [] == [line for line in lines if line["event"] in STUCK]
+                    if talker.look % 20 == 0:
+                        orders.append(await _buy(one, len(orders)))
+                except Exception as error:
+                    shown = repr(talker.said)[:3000]
+                    raise AssertionError(replay("reports", talker.look, shown)) from error
+
+            talker.panel.answers["status"] = lambda form: dict.fromkeys(
+                form["orders"].split(","), ENDED
+            )
+            await one.look()
+            ended = [await one.api("status", order=order) for order in orders]
+            spent = sum([(await one.order(order)).charge for order in orders])
+
+            assert ["Completed"] * len(orders) == [row["status"] for row in ended]
+            assert text(10**12 - spent) == await one.balance()
+            assert [] == await one.audit()
+
+
+STUCK = {"an order stays as it is", "an answer cannot be true"}
+"""What is logged when a report or an answer has no place in the books."""
