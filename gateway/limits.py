@@ -7,6 +7,7 @@ know nothing of a refusal. What is limited is the program that has run away, and
 import ipaddress
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from gateway.config import RequestLimits
 from gateway.model import Customer
@@ -16,7 +17,11 @@ BURST = 10.0
 REMEMBERED = 50_000
 """Callers that are remembered; those who have been quiet are forgotten first."""
 
+SUBSCRIBER = 64
+"""The low bits of an IPv6 address that are one caller's own to choose."""
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Limits:
@@ -40,9 +45,10 @@ class Limits:
             return peer
         # From the right: what stands further left was written by whom nobody knows.
         for named in reversed(forwarded.decode("latin-1").split(",")):
-            peer = named.strip()
-            if not self._is_proxy(peer):
-                break
+            if named.strip():
+                peer = named.strip()
+                if not self._is_proxy(peer):
+                    break
         return peer
 
     def _is_proxy(self, address: str) -> bool:
@@ -55,9 +61,13 @@ class Limits:
 
     def address_waits(self, address: str) -> float:
         """Count a request from an address; returns the seconds that it is too early by."""
-        if address.startswith("127.") or address == "::1":
+        found = _read(address)
+        if found is not None and found.is_loopback:
             return 0.0  # on this machine there is nobody but the owner
-        return self._wait(address, self._limits.per_address)
+        who = str(found or address)
+        if isinstance(found, ipaddress.IPv6Address):
+            who = f"{int(found) >> SUBSCRIBER:x}"
+        return self._wait(who, self._limits.per_address)
 
     def customer_waits(self, customer: Customer) -> float:
         """Count a customer's request; returns the seconds that it is too early by."""
@@ -88,10 +98,16 @@ def welcome(customer: Customer, address: str) -> bool:
 
 
 def _within(address: str, networks: tuple[Network, ...]) -> bool:
+    found = _read(address)
+    return found is not None and any(found in network for network in networks)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _read(address: str) -> Address | None:
+    """Read an address, however it is written; ``None``: it is none, such as a socket's file."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
-        return False  # a socket in the file system has no address
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
-        found = found.ipv4_mapped
-    return any(found in network for network in networks)
+        return None
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return mapped or found

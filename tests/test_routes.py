@@ -489,6 +489,23 @@ async def test_orders_that_waited_for_a_place_are_not_sent_to_a_provider_that_ti
         assert (TIRED, 40 - TIRED) == (len(p.asked("add")), len(q.asked("add")))
 
 
+async def test_a_next_route_that_tired_while_the_first_was_asked_is_left_out(
+    tmp_path: Path,
+) -> None:
+    q = Panel()
+    async with two(tmp_path, yaml(), Panel(), q) as one:
+
+        def refuse(_: Form) -> object:
+            line(one, "q").health.failures = TIRED
+            return {"error": "Service is unavailable"}
+
+        one.panels["p"].answers["add"] = refuse
+        assert UNAVAILABLE == await one.add()
+
+        assert [] == q.asked("add")
+        assert "100.00" == await one.balance()
+
+
 @pytest.mark.parametrize("routing", ["preferred", "cheapest"])
 async def test_a_slow_provider_is_tried_after_the_others(tmp_path: Path, routing: str) -> None:
     p, q = Panel(), Panel()
