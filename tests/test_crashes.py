@@ -29,9 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
-from gateway.background import LEASE, RENEWED
 from gateway.commands.main import app
 from traffic import Customer, Lost, Traffic, Wish, ask
 
@@ -60,7 +59,7 @@ providers:
     url: "http://127.0.0.1:PORT/smm-panel.in/api/v2"
     key: "${SMM_PANEL_IN_KEY}"
     timeout: TIMEOUT
-    limits: {concurrency: 3, per_second: 30}
+    limits: {concurrency: 2, per_second: 20}
 services:
   101: {routes: [smm1st/1, smm-panel.in/1], rate: "1.20"}
   102: {routes: [smm-panel.in/2], rate: "0.70"}
@@ -76,20 +75,25 @@ CREDITS = {"ann": "500", "bob": "500", "cid": "3"}
 """What the customers pay in; the last one's money runs out."""
 ENDS = {"completed": "Completed", "partial": "Partial", "canceled": "Canceled"}
 
-WEATHER: Sequence[tuple[str, float | None]] = (
-    ("slow", 0.2),
-    ("slow", 0.4),
-    ("slow", 1.0),  # taken, and too late to be heard
-    ("502-after", None),
-    ("hang", None),
-    ("drop-after", None),
-    ("drop-before", None),
-    ("500-before", 0.3),
-    ("refuse", None),
-    ("half", None),
+Weather = Sequence[Mapping[str, object]]
+"""What may happen to ``add`` at the panels, as they take it: a fault, how often, how late."""
+STORM: Weather = (
+    {"fault": "slow", "times": 2, "seconds": 0.2},
+    {"fault": "slow", "times": 2, "seconds": 0.4},
+    {"fault": "slow", "times": 2, "seconds": 1.0},  # taken, and too late to be heard
+    {"fault": "502-after"},
+    {"fault": "hang"},
+    {"fault": "drop-after"},
+    {"fault": "drop-before"},
+    {"fault": "500-before", "seconds": 0.3},
+    {"fault": "refuse", "times": 2},
+    {"fault": "half"},
 )
-"""What happens to ``add`` at the panels, and after how many seconds."""
-MILD = (("slow", 0.2), ("slow", 1.5), ("slow", 3.0))
+CROWD: Weather = ({"fault": "slow", "times": 20, "seconds": 0.4},)
+"""So slow that orders queue for a place."""
+MILD: Weather = tuple(
+    {"fault": "slow", "times": 2, "seconds": seconds} for seconds in (0.2, 1.5, 3.0)
+)
 """Slow, but heard, by whoever waits so long."""
 
 
@@ -127,16 +131,10 @@ class Panels:
             if row["link"].startswith(prefix)
         ]
 
-    async def weather(
-        self, kinds: Sequence[tuple[str, float | None]], chance: random.Random
-    ) -> None:
+    async def weather(self, kinds: Weather, chance: random.Random) -> None:
         """Make trouble for some of the orders that arrive, until it is cancelled."""
         while True:
-            fault, seconds = chance.choice(kinds)
-            switch = {"fault": fault, "action": "add", "times": chance.randint(1, 2)}
-            if seconds is not None:
-                switch["seconds"] = seconds
-            await self.behind(chance.choice(PANELS), "faults", **switch)
+            await self.behind(chance.choice(PANELS), "faults", action="add", **chance.choice(kinds))
             await asyncio.sleep(chance.uniform(0.1, 0.6))
 
     async def clear(self) -> None:
@@ -190,16 +188,19 @@ class Site:
         self.folder = folder
         self.runs: list[Process] = []
         kept = {name: value for name, value in os.environ.items() if "GATEWAY" not in name}
-        self._environment = kept
+        self._environment = kept | {"GATEWAY_LOG_LEVEL": "warning"}
 
     async def command(self, *words: str) -> Any:
         """Run a command, in this process to save its start; returns what it says."""
-        flags = ["--config", str(self.folder / "providers.yaml")]
-        flags += ["--database-url", f"sqlite:///{self.folder / 'gateway.db'}"]
-        result = await asyncio.to_thread(CliRunner().invoke, app, [*flags, *words, "--json"])
+        result = await self.tried(*words)
 
         assert 0 == result.exit_code, (words, result.output, result.exception)
         return json.loads(result.stdout)
+
+    async def tried(self, *words: str) -> Result:
+        flags = ["--config", str(self.folder / "providers.yaml")]
+        flags += ["--database-url", f"sqlite:///{self.folder / 'gateway.db'}"]
+        return await asyncio.to_thread(CliRunner().invoke, app, [*flags, *words, "--json"])
 
     async def start(self, port: int) -> Process:
         """Start a gateway; whether it gets as far as to answer is another question."""
@@ -277,9 +278,7 @@ def opened(panels: Panels, furnished: Path, tmp_path: Path) -> Open:
 
 
 @asynccontextmanager
-async def _busy(
-    scene: Scene, kinds: Sequence[tuple[str, float | None]] = WEATHER
-) -> AsyncIterator[None]:
+async def _busy(scene: Scene, kinds: Weather = STORM) -> AsyncIterator[None]:
     """Customers order in changing weather, inside of the context; after it all has its answer."""
     weather = asyncio.create_task(scene.panels.weather(kinds, scene.chance))
     try:
@@ -322,10 +321,15 @@ def _failed(row: Row) -> bool:
     return row["upstream_id"] is None and row["status"] in ("failed", "Canceled")
 
 
+def _undecided(row: Row) -> bool:
+    """Tell whether an order is queued or being sent."""
+    return row["upstream_id"] is None and row["status"] not in ("failed", "Canceled", "unknown")
+
+
 def _restless(row: Row, taken: Mapping[tuple[str, str], Row]) -> bool:
     """Tell whether something must still happen to an order: it is under way, or behind."""
     if row["upstream_id"] is None:
-        return row["status"] not in ("failed", "Canceled", "unknown")
+        return _undecided(row)
     theirs = taken.get((row["provider"], row["upstream_id"]))
     return theirs is not None and ENDS.get(theirs["status"]) != row["status"]
 
@@ -486,25 +490,47 @@ async def test_after_pauses_longer_than_a_providers_timeout_nothing_is_lost_or_d
 async def test_of_two_gateways_on_one_database_either_may_die_sleep_or_be_replaced(
     opened: Open,
 ) -> None:
-    async with opened(gateways=2) as scene:
+    async with opened(gateways=2, unavailable="queue") as scene:
         runs = {port: await scene.site.start(port) for port in scene.traffic.ports}
         for port in runs:
             await scene.site.answering(port)
-        async with _busy(scene):
+        async with _busy(scene, (*STORM, *CROWD, *CROWD, *CROWD)):
             for _ in range(ROUNDS):
                 await asyncio.sleep(scene.chance.uniform(0.2, 0.8))
                 port = scene.chance.choice(scene.traffic.ports)
                 if scene.chance.random() < 0.5:
                     await _pause(runs[port], TIMEOUT + scene.chance.uniform(0.1, 1.5))
                     continue
-                ending = scene.chance.choice((signal.SIGKILL, signal.SIGTERM))
-                assert await _end(runs[port], ending) in {0, -signal.SIGKILL}
+                if scene.chance.random() < 0.5:
+                    await _end(runs[port], signal.SIGKILL)
+                else:
+                    await scene.site.answering(port)
+
+                    assert 0 == await _end(runs[port], signal.SIGTERM), scene.site.log()
                 runs[port] = await scene.site.start(port)
             for port in runs:
                 await scene.site.answering(port)
         await _reckon(scene)
 
         assert scene.traffic.acknowledged
+
+
+@LIMIT
+async def test_an_order_that_waits_in_one_gateway_and_is_sent_by_another_is_sent_once(
+    opened: Open,
+) -> None:
+    async with opened(gateways=2, unavailable="queue") as scene:
+        idle, crowded = scene.traffic.ports
+        await scene.site.start(idle)  # alone, it takes up all the background work
+        await scene.site.answering(idle)
+        await scene.site.start(crowded)
+        await scene.site.answering(crowded)
+        scene.traffic.ports = [crowded]
+        async with _busy(scene, CROWD):
+            await asyncio.sleep(ROUNDS)
+        books = await _reckon(scene)
+
+        assert any(row["upstream_id"] for row in books.rows)
 
 
 @LIMIT
@@ -517,9 +543,13 @@ async def test_a_gateway_that_sleeps_until_its_work_was_taken_over_harms_nothing
         await scene.site.answering(first)
         await scene.site.start(second)
         await scene.site.answering(second)
-        async with _busy(scene):
-            await asyncio.sleep(scene.chance.uniform(0.3, 1.0))
-            await _pause(holder, LEASE + RENEWED + scene.chance.uniform(0.1, 1.0))
+        scene.traffic.ports = [first]
+        async with _busy(scene, CROWD):
+            left = await _pause_under_way(scene, holder)
+            scene.traffic.ports = [second]
+            await _until_decided(scene, left)
+            holder.send_signal(signal.SIGCONT)
+            scene.traffic.ports = [first, second]
             await asyncio.sleep(scene.chance.uniform(0.3, 1.0))
         books = await _reckon(scene)
 
@@ -530,6 +560,42 @@ async def _pause(run: Process, seconds: float) -> None:
     run.send_signal(signal.SIGSTOP)
     await asyncio.sleep(seconds)
     run.send_signal(signal.SIGCONT)
+
+
+async def _until_under_way(scene: Scene) -> None:
+    """Wait until a panel has orders of which nobody was told anything yet."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            open_ = {one.link for one in scene.traffic.wishes if not (one.ids or one.refusals)}
+            taken = await scene.panels.orders(scene.traffic.prefix)
+            if open_ & {one["link"] for one in taken}:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def _pause_under_way(scene: Scene, run: Process) -> set[int]:
+    """Stop a gateway while it is sending orders; returns those of which it had no answer yet."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            await _until_under_way(scene)
+            run.send_signal(signal.SIGSTOP)
+            listed = await scene.site.tried(*EVERY_ORDER)
+            if (
+                listed.exit_code == 0
+            ):  # else it was stopped in a commit, and all have to wait for it
+                rows = json.loads(listed.stdout)
+                if left := {row["id"] for row in rows if _undecided(row)}:
+                    return left
+            run.send_signal(signal.SIGCONT)
+
+
+async def _until_decided(scene: Scene, orders: set[int]) -> None:
+    """Wait until another gateway has noticed that nobody is sending these any more."""
+    async with asyncio.timeout(PATIENCE):
+        while any(
+            _undecided(row) for row in await scene.site.command(*EVERY_ORDER) if row["id"] in orders
+        ):
+            await asyncio.sleep(0.1)
 
 
 # --- the graceful stop -------------------------------------------------------------------------
@@ -559,17 +625,6 @@ async def test_a_graceful_stop_gives_every_order_under_way_its_answer_and_takes_
         answered = {wish.link for wish in books.wishes if wish.ids or wish.refusals}
         assert set() == {row["link"] for row in books.rows} - answered
         assert [] == [row for row in books.rows if row["status"] == "unknown"]
-
-
-async def _until_under_way(scene: Scene) -> None:
-    """Wait until a panel has orders of which nobody was told anything yet."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            open_ = {one.link for one in scene.traffic.wishes if not (one.ids or one.refusals)}
-            taken = await scene.panels.orders(scene.traffic.prefix)
-            if open_ & {one["link"] for one in taken}:
-                return
-            await asyncio.sleep(0.02)
 
 
 async def _reached_while(port: int, run: Process) -> list[bool]:
