@@ -71,6 +71,19 @@ class Invariants:
         if self._looks % AUDIT_EVERY == 0:
             self._audit()
 
+    def sent(self) -> None:
+        """Check that what was just written to a provider was marked as such before, durably."""
+        for call in self._panels.just_sent:
+            mine = [one for one in self.orders.values() if target(one.params) == call.target]
+            order = max(mine, key=lambda one: one.id, default=None)
+            if order is None:
+                raise Violated(f"{call.target} was sent to {call.provider}, and is no order")
+            if order.state is not State.SENDING or order.provider != call.provider:
+                raise Violated(
+                    f"order {order.id} was sent to {call.provider} while it was {order.state}"
+                )
+        self._panels.just_sent.clear()
+
     def _order(self, order: Order) -> None:
         """Compare an order with what was sent and what was taken."""
         name = f"order {order.id}"

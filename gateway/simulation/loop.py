@@ -13,7 +13,7 @@ import itertools
 import random
 from asyncio import events
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -46,7 +46,7 @@ class Clock:
         return START + round(self.passed * 1000)
 
 
-class Loop(asyncio.AbstractEventLoop):
+class Loop(asyncio.BaseEventLoop):
     """An event loop that is stepped from outside; it knows neither files nor threads.
 
     Attributes:
@@ -57,6 +57,7 @@ class Loop(asyncio.AbstractEventLoop):
     """
 
     def __init__(self, clock: Clock) -> None:
+        super().__init__()
         self.stopped = False
         self.steps = 0
         self.wrong: list[str] = []
@@ -108,23 +109,19 @@ class Loop(asyncio.AbstractEventLoop):
 
     def create_task(
         self,
-        coro: Coroutine[Any, Any, T],
+        coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
         *,
-        name: str | None = None,
+        name: object = None,
         context: Context | None = None,
     ) -> asyncio.Task[T]:
         """Start a coroutine; the loop holds on to it until it has ended."""
-        task = asyncio.Task(coro, loop=self, name=name, context=context)
+        task = super().create_task(coro, name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     def get_debug(self) -> bool:
         """Tell asyncio that nobody debugs it."""
-        return False
-
-    def is_closed(self) -> bool:
-        """Tell asyncio that it may go on."""
         return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
@@ -167,6 +164,7 @@ class Loop(asyncio.AbstractEventLoop):
             if not self.busy():
                 break
             self.step()
+        self.close()
 
 
 class Scheduler:

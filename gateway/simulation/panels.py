@@ -109,6 +109,7 @@ class Panels:
         self.troubles: Counter[str] = Counter()
         self.trace: list[str] = []
         self.wrong: list[str] = []
+        self.just_sent: list[Call] = []
         self._clock = clock
         self._outside = outside
         self._chance = chance
@@ -152,6 +153,7 @@ class Panels:
                     f"{earlier[-1].provider} did not take it"
                 )
             earlier.append(call)
+            self.just_sent.append(call)
         if call.trouble == "lost on the way":
             return
         call.under_way = True
@@ -260,7 +262,7 @@ class Panels:
 
 
 def _ids(form: Mapping[str, str]) -> list[str]:
-    return (form.get("orders") or form.get("order") or "").split(",")
+    return form.get("orders", form.get("order", "")).split(",")
 
 
 class Wire(httpx.AsyncBaseTransport):

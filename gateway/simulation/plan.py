@@ -30,7 +30,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         processes: how many serve the same database.
         doom: the part of all orders whose process is killed or stopped in the middle of it.
         spread: seconds over which the orders come.
-        crash_at: kill the process at this step after the first order has come; ``None``: by chance.
+        stops: the part of the dooms that are no more than a pause.
+        crash_at: this step after the first order has come is the doom; ``None``: chance decides.
 
     """
 
@@ -46,6 +47,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     lies: float = 0.0
     lag: float = 0.0
     doom: float = 0.0
+    stops: float = 0.5
     unrest: float = 0.0
     spread: float = 60.0
     crash_at: int | None = None
@@ -65,18 +67,18 @@ def plan(seed: int, orders: int) -> Plan:
         panels=panels,
         customers=chance.randint(1, 3),
         opening=chance.choice((2_000_000, 20_000_000, 200_000_000)),
-        processes=chance.choice((1, 1, 2)),
+        processes=chance.choice((1, 2, 2)),
         trouble=chance.choice((0.02, 0.1, 0.3)),
         lies=chance.choice((0.0, 0.0, 0.15)),
         lag=chance.choice((0.0, 0.0, 8.0)),
-        doom=chance.choice((0.0, 0.1, 0.4)),
+        doom=chance.choice((0.0, 0.1, 0.3, 0.6)),
         unrest=chance.choice((0.0, 0.5, 1.0)) if wild else 0.0,
-        spread=chance.choice((5.0, 60.0)),
+        spread=chance.choice((2.0, 10.0, 60.0)),
     )
 
 
-def single(seed: int, orders: int = 1, crash_at: int | None = None) -> Plan:
-    """Return a small simulation: one panel that does what it should, and one crash."""
+def single(seed: int, orders: int = 1, *, crash_at: int, stops: bool = False) -> Plan:
+    """Return a small simulation: one panel that does what it should, and one doom."""
     chance = random.Random(f"single {seed}")  # noqa: S311
     panels = (chance.choice(sandbox.PANELS),)
     services = _services(panels, chance)
@@ -88,6 +90,7 @@ def single(seed: int, orders: int = 1, crash_at: int | None = None) -> Plan:
         panels=panels,
         customers=1,
         spread=0.5,
+        stops=float(stops),
         crash_at=crash_at,
     )
 
@@ -113,11 +116,11 @@ def _config(
     chance: random.Random,
 ) -> Config:
     """Return an owner's file; JSON is YAML."""
-    provider = {
+    provider: dict[str, object] = {
         "timeout": f"{TIMEOUT:g}s",
         "limits": {
             "concurrency": chance.choice((1, 2, 8)),
-            "per_second": chance.choice((1, 3, 10)),
+            "per_second": chance.choice((1, 1, 3, 10)),
         },
         "settle": {
             "mode": chance.choice(("auto", "auto", "suggest")),

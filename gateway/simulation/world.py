@@ -7,7 +7,7 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -113,6 +113,8 @@ class World:
         self._processes: list[Process] = []
         self._ended: list[Process] = []
         self._keys: list[str] = []
+        self._doomed = False
+        self._rested_at = 0.0
         self._digest = hashlib.sha256()
         self._invariants = Invariants(self._store, self.panels)
 
@@ -137,7 +139,7 @@ class World:
             orders=self.plan.orders,
             violated=violated,
             step=self.step,
-            seconds=round(self.clock()),
+            seconds=round(self._rested_at or self.clock()),
             digest=self._digest.hexdigest()[:16],
             states=self._invariants.states(),
             settled=self._invariants.settled(),
@@ -169,6 +171,7 @@ class World:
         """Let days pass, look at everything once more, and compare it all."""
         for process in list(self._processes):
             self._kill(process)
+        self._rested_at = self.clock()
         self.clock.passed += DAYS
         last = self._begin(work=False)
         while not last.ready:
@@ -241,6 +244,7 @@ class World:
             raise Violated(wrong[0])
         for line in self._invariants.look():
             self._note(line)
+        self._invariants.sent()
 
     def _note(self, line: str) -> None:
         line = f"{self.clock():.4f} {line}"
@@ -283,7 +287,7 @@ class World:
 
     def _befall(self, process: Process) -> None:
         """Kill a process, or stop it for a while; it is replaced, or goes on."""
-        if self.plan.crash_at is None and self.chance.random() < 0.5:  # noqa: PLR2004
+        if self.chance.random() < self.plan.stops:
             self.happened["stopped"] += 1
             self._note(f"process {process.number} is stopped")
             process.loop.stopped = True
@@ -335,7 +339,8 @@ class World:
 
     def _may_befall(self, process: Process) -> None:
         if self.plan.crash_at is not None:
-            if not self.happened["killed"] and process.doom is None:
+            if not self._doomed:
+                self._doomed = True
                 process.doom = process.loop.steps + self.plan.crash_at
         elif self.chance.random() < self.plan.doom:
             process.doom = process.loop.steps + self.chance.randint(0, DOOM)
@@ -349,8 +354,8 @@ class World:
 
     async def _somebody(self) -> Process:
         """Return a process that takes requests, which may be stopped."""
-        while not (ready := [one for one in self._processes if one.ready]):
-            await asyncio.sleep(0.5)
+        while not (ready := [one for one in self._processes if one.ready]):  # noqa: ASYNC110
+            await asyncio.sleep(0.5)  # of a clock that nobody waits for
         return self.chance.choice(ready)
 
     async def _ask(
@@ -423,7 +428,7 @@ class World:
 def _listening(raised: list[str]) -> Iterator[None]:
     """Take what the gateway logs with an exception for what it is: a bug."""
 
-    def hear(_: object, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    def hear(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         if failure := event.get("exc_info"):
             error = failure if isinstance(failure, BaseException) else sys.exc_info()[1]
             frames = "".join(traceback.format_exception(error)) if error else ""
