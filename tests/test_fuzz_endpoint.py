@@ -27,7 +27,7 @@ from gateway.order_types import OrderType, Size, table
 from world import ROWS, YAML, Form, Panel, World, world
 
 RUNS = 4
-REQUESTS = inputs(usual=4_000, of=50 * RUNS)
+REQUESTS = inputs(usual=3_000, of=50 * RUNS)
 
 pytestmark = pytest.mark.timeout(60 + REQUESTS // 20)
 
