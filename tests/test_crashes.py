@@ -28,8 +28,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from gateway.commands.main import app
 from traffic import Customer, Lost, Traffic, Wish, ask
@@ -192,15 +193,21 @@ class Site:
 
     async def command(self, *words: str) -> Any:
         """Run a command, in this process to save its start; returns what it says."""
-        result = await self.tried(*words)
+        flags = ["--config", str(self.folder / "providers.yaml")]
+        flags += ["--database-url", f"sqlite:///{self.folder / 'gateway.db'}"]
+        result = await asyncio.to_thread(CliRunner().invoke, app, [*flags, *words, "--json"])
 
         assert 0 == result.exit_code, (words, result.output, result.exception)
         return json.loads(result.stdout)
 
-    async def tried(self, *words: str) -> Result:
-        flags = ["--config", str(self.folder / "providers.yaml")]
-        flags += ["--database-url", f"sqlite:///{self.folder / 'gateway.db'}"]
-        return await asyncio.to_thread(CliRunner().invoke, app, [*flags, *words, "--json"])
+    def writable(self) -> bool:
+        """Tell whether the database can be written to at this moment."""
+        with contextlib.closing(apsw.Connection(str(self.folder / "gateway.db"))) as db:
+            try:
+                db.execute("BEGIN IMMEDIATE; ROLLBACK")
+            except apsw.BusyError:
+                return False
+        return True
 
     async def start(self, port: int) -> Process:
         """Start a gateway; whether it gets as far as to answer is another question."""
@@ -579,11 +586,8 @@ async def _pause_under_way(scene: Scene, run: Process) -> set[int]:
         while True:
             await _until_under_way(scene)
             run.send_signal(signal.SIGSTOP)
-            listed = await scene.site.tried(*EVERY_ORDER)
-            if (
-                listed.exit_code == 0
-            ):  # else it was stopped in a commit, and all have to wait for it
-                rows = json.loads(listed.stdout)
+            if scene.site.writable():  # else it was stopped in a commit, for which all have to wait
+                rows = await scene.site.command(*EVERY_ORDER)
                 if left := {row["id"] for row in rows if _undecided(row)}:
                     return left
             run.send_signal(signal.SIGCONT)
