@@ -32,6 +32,7 @@ from gateway.router import Router
 from gateway.settings import Settings
 from gateway.settle import Settler
 from gateway.store import Store
+from gateway.store.postgres import PostgresStore
 from gateway.store.sqlite import SqliteStore
 from gateway.transitions import Following
 from gateway.upstream import Upstream
@@ -113,10 +114,8 @@ async def announce(store: Store, settings: Settings, news: str) -> None:
 async def open_store(url: str, *, first_id: int = 1) -> Store:
     """Open the database at ``GATEWAY_DATABASE_URL``, and bring its schema up to date."""
     scheme, _, path = url.partition("://")
-    if scheme != "sqlite":
-        raise ConfigError(
-            f"GATEWAY_DATABASE_URL: {scheme}:// is not served by this version; use sqlite:///FILE"
-        )
+    if scheme == "postgresql":
+        return await PostgresStore.open(url, first_id=first_id)
     return await SqliteStore.open(Path(path.removeprefix("/")), first_id=first_id)
 
 

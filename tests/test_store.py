@@ -12,6 +12,7 @@ import pytest
 
 import build
 from build import AT, advance, claim, customer, order, placement
+from databases import database
 from gateway import ledger, transitions
 from gateway.errors import (
     ConfigError,
@@ -42,6 +43,7 @@ from gateway.store import (
     Step,
     Store,
 )
+from gateway.store.postgres import PostgresStore
 from gateway.store.sqlite import SqliteStore
 from gateway.store.writer import migrations
 
@@ -68,15 +70,19 @@ class Stores:
             await self._opened.pop().close()
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgres"])
 async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stores]:
     """One empty database of each kind."""
-    openers: dict[str, Callable[[int], Awaitable[Store]]] = {
-        "sqlite": lambda first_id: SqliteStore.open(tmp_path / "gateway.db", first_id=first_id),
-    }
-    opened = Stores(openers[request.param])
-    yield opened
-    await opened.close()
+    if request.param == "sqlite":
+        path = tmp_path / "gateway.db"
+        opened = Stores(lambda first_id: SqliteStore.open(path, first_id=first_id))
+        yield opened
+        await opened.close()
+        return
+    async with database(request.getfixturevalue("postgres_url")) as url:
+        opened = Stores(lambda first_id: PostgresStore.open(url, first_id=first_id))
+        yield opened
+        await opened.close()
 
 
 @pytest.fixture

@@ -1,0 +1,262 @@
+"""The store on PostgreSQL, and the only module that speaks to its driver.
+
+Connections are few and mend themselves: one that breaks is dropped, and the next call opens
+another. No call waits longer than ``PATIENCE`` for the server, whatever has become of it; then,
+and whenever the server cannot promise, it raises ``StoreUnavailable``. What was under way has not
+happened, unless the answer to a commit was lost: that nobody knows until he reads it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+import asyncpg  # type: ignore[import-untyped]
+
+from gateway.errors import StoreUnavailable
+from gateway.store import Snapshot
+from gateway.store.postgres_base import Look
+from gateway.store.postgres_customers import PostgresCustomers
+from gateway.store.postgres_orders import PostgresOrders
+from gateway.store.postgres_providers import PostgresProviders
+from gateway.store.postgres_rows import Connection, Raced, Row
+from gateway.store.postgres_schema import bring_up_to_date
+from gateway.store.postgres_snapshot import PostgresSnapshot
+from gateway.store.postgres_writer import Writer
+
+T = TypeVar("T")
+
+PATIENCE = 5000
+"""Milliseconds that a call waits for the server."""
+LONG = 60_000
+"""The same for those that may read many rows."""
+MIGRATING = 3_600_000
+"""The same for a start, which may have much to change."""
+READERS, LANES = 4, 2
+"""Connections that read and do small things, and that commit orders and money."""
+TRIES = 8
+"""How often a transaction is done that others are in the way of."""
+CHUNK = 2000
+"""Rows that a long look takes at a time."""
+
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_BEGIN_LOOK = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+# A commit waits for the disk here, whatever else the server is tuned for. Every statement goes by
+# an index: a plan made while a table was small must not be one that reads it from end to end. And
+# a process that is stopped in the middle of a transaction keeps others waiting no longer than this.
+_SESSION = """
+    SELECT set_config('synchronous_commit', 'on', false)
+        WHERE current_setting('synchronous_commit') = 'off';
+    SET enable_seqscan = off;
+    SET enable_hashjoin = off;
+    SET enable_mergejoin = off;
+    SET jit = off;
+    SET plan_cache_mode = force_generic_plan;
+    SET lock_timeout = {patience};
+    SET idle_in_transaction_session_timeout = {patience};
+"""
+
+_IN_THE_WAY = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.UniqueViolationError,
+    asyncpg.InvalidCachedStatementError,
+    Raced,
+)
+"""Somebody else wrote at the same moment; nothing of ours was written."""
+_GONE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InterfaceError,
+    OSError,
+)
+"""The connection has come to its end."""
+_OURS = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, ValueError)
+"""What was asked for is at fault, and not the server."""
+_DRIVERS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+
+
+class Links:
+    """A few connections to the server."""
+
+    def __init__(self, url: str, most: int, patience: int) -> None:
+        self._url = url
+        self._patience = patience
+        self._places = asyncio.Semaphore(most)
+        self._idle: list[Connection] = []
+        self._closed = False
+
+    async def close(self) -> None:
+        """Close the connections; those in use are closed when they come back."""
+        self._closed = True
+        for db in self._idle:
+            db.terminate()
+
+    async def transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do this in a transaction, again from the start where another one was in its way."""
+
+        async def run(db: Connection) -> T:
+            tries = 0
+            while True:
+                tries += 1
+                await db.execute(_BEGIN)
+                try:
+                    result = await work(db)
+                except Exception as error:
+                    if not db.is_closed():
+                        await db.execute("ROLLBACK")
+                    if tries == TRIES or not isinstance(error, _IN_THE_WAY):
+                        raise
+                else:
+                    await _commit(db)
+                    return result
+
+        return await self.use(run)
+
+    async def use(
+        self, work: Callable[[Connection], Awaitable[T]], patience: int | None = None
+    ) -> T:
+        """Do this on a connection; once more on another one when that turns out to be gone."""
+        try:
+            async with asyncio.timeout((patience or self._patience) / 1000), self._places:
+                try:
+                    async with self._one() as db:
+                        return await work(db)
+                except _GONE as error:
+                    if isinstance(error, _OURS):
+                        raise
+                    async with self._one() as db:
+                        return await work(db)
+        except _OURS:
+            raise
+        except (*_DRIVERS, Raced) as error:
+            raise _unavailable(error) from error
+
+    @asynccontextmanager
+    async def _one(self) -> AsyncIterator[Connection]:
+        """Take a connection that is free, or open one; after trouble with it it is closed."""
+        db = await self._free()
+        fine = False
+        try:
+            yield db
+            fine = True
+        except Exception as error:
+            fine = not isinstance(error, _DRIVERS) or isinstance(error, (*_OURS, *_IN_THE_WAY))
+            raise
+        finally:
+            if not fine or self._closed or db.is_in_transaction():
+                db.terminate()
+            elif not db.is_closed():
+                self._idle.append(db)
+
+    async def _free(self) -> Connection:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        while self._idle:
+            db = self._idle.pop()
+            if not db.is_closed():
+                return db
+        return await connect(self._url, self._patience, _SESSION)
+
+
+async def connect(url: str, patience: int, setting: str) -> Connection:
+    """Open a connection, and set it up for what it is for."""
+    # Of several servers, the one that can be written to.
+    several = "," in urlsplit(url).netloc and "target_session_attrs" not in url
+    db = await asyncpg.connect(
+        url,
+        timeout=patience / 1000,
+        max_cached_statement_lifetime=0,
+        target_session_attrs="read-write" if several else None,
+    )
+    await db.execute(setting.format(patience=patience))
+    return db
+
+
+async def _commit(db: Connection) -> None:
+    try:
+        status = await db.execute("COMMIT")
+    except _DRIVERS as error:
+        db.terminate()
+        raise StoreUnavailable(f"no answer to a commit: {error}") from error
+    if status != "COMMIT":
+        raise StoreUnavailable(f"a commit was answered with {status}")
+
+
+def _unavailable(error: Exception) -> StoreUnavailable:
+    words = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+    return StoreUnavailable(f"PostgreSQL: {words or type(error).__name__}")
+
+
+class PostgresStore(PostgresOrders, PostgresCustomers, PostgresProviders):
+    """See ``Store``."""
+
+    def __init__(self, url: str, patience: int) -> None:
+        self._url = url
+        self._patience = patience
+        self._links = Links(url, READERS, patience)
+        self._lanes = Links(url, LANES, patience)
+        self._writer = Writer(self._lanes.transact, LANES)
+
+    @classmethod
+    async def open(cls, url: str, *, first_id: int = 1, patience: int = PATIENCE) -> Self:
+        """Open the database at ``postgresql://…``, and bring its schema up to date.
+
+        ``patience``: milliseconds to wait for the server, each time.
+        """
+        store = cls(url, patience)
+        try:
+            await store._links.use(lambda db: bring_up_to_date(db, first_id), MIGRATING)
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def close(self) -> None:
+        """Commit what is waiting, and close the connections."""
+        await self._writer.close()
+        await self._lanes.close()
+        await self._links.close()
+
+    async def inspect(self, look: Callable[[Snapshot], T]) -> T:
+        """Run ``look`` on a snapshot, in a thread."""
+        return await self._apart(lambda rows: look(PostgresSnapshot(rows)))
+
+    async def _fetch(self, statement: str, *bindings: object, long: bool = False) -> list[Row]:
+        async def work(db: Connection) -> list[Row]:
+            rows: list[Row] = await db.fetch(statement, *bindings)
+            return rows
+
+        return await self._links.use(work, LONG if long else None)
+
+    async def _transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        return await self._links.transact(work)
+
+    async def _apart(self, work: Callable[[Look], T]) -> T:
+        def run() -> T:
+            with asyncio.Runner() as runner:
+                try:
+                    db = runner.run(connect(self._url, self._patience, _BEGIN_LOOK))
+                    try:
+                        return work(_look(runner, db))
+                    finally:
+                        db.terminate()
+                except _DRIVERS as error:
+                    raise _unavailable(error) from error
+
+        return await asyncio.to_thread(run)
+
+
+def _look(runner: asyncio.Runner, db: Connection) -> Look:
+    async def begun(statement: str, bindings: tuple[object, ...]) -> Any:  # noqa: ANN401
+        return await db.cursor(statement, *bindings)
+
+    def rows(statement: str, *bindings: object) -> Iterator[Row]:
+        cursor = runner.run(begun(statement, bindings))
+        while some := runner.run(cursor.fetch(CHUNK)):
+            yield from some
+
+    return rows

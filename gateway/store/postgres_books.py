@@ -1,0 +1,125 @@
+"""The books on PostgreSQL: posting transfers to accounts that are locked, in memory.
+
+What a transfer does depends on what is there: a charge that the balance does not cover becomes a
+debt, and a credit pays a debt first. So the accounts of everybody concerned are locked and read,
+a whole list is worked out on them in turn, and what comes out is written in sets.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from gateway.errors import TransferConflict
+from gateway.model import MOVES, Code, Kind, Transfer
+
+Owner = tuple[str, str]
+"""A customer's id as text or a provider's name, and the currency of his accounts."""
+
+GATES = (Kind.AVAILABLE, Kind.PURSE)
+"""Whoever moves an owner's money locks this account of his first: it is the oldest that he has."""
+_NO_FLOOR = (Kind.FUNDS, Kind.OWED, Kind.PAID, Kind.PURSE)
+_BEYOND = 2**63
+
+
+class NoFunds(Exception):  # an outcome on its way to a return value
+    """A floor is in the way; the caller takes back what came before."""
+
+
+class Account(NamedTuple):
+    """An account as it was locked."""
+
+    id: int
+    balance: int
+
+
+class Books:
+    """The accounts of those concerned, and what moves.
+
+    Attributes:
+        transfers: what was posted, in turn.
+        unseen: whose accounts would have to be known. Their transfers count as posted
+            until then, and nothing that was worked out stands.
+
+    """
+
+    def __init__(
+        self, accounts: Mapping[Owner, Mapping[Kind, Account]], posted: Mapping[str, int]
+    ) -> None:
+        self._balances = {
+            owner: {kind: account.balance for kind, account in kinds.items()}
+            for owner, kinds in accounts.items()
+        }
+        self._posted = dict(posted)
+        self.transfers: list[Transfer] = []
+        self.unseen: set[Owner] = set()
+
+    def post(self, transfer: Transfer) -> bool:
+        """Post a transfer once; ``False`` when its key was posted before.
+
+        Raises ``NoFunds`` at a floor and ``TransferConflict`` for another amount under its key.
+        """
+        posted = self._posted.get(transfer.key)
+        if posted is not None:
+            if posted != transfer.amount:
+                raise TransferConflict(f"{transfer.key} was posted before with another amount")
+            return False
+        owner = (transfer.owner, transfer.currency)
+        if owner not in self._balances:
+            self.unseen.add(owner)
+        elif transfer.code is Code.CHARGE:
+            self._charge(self._balances[owner], transfer)
+        else:
+            self._move(self._balances[owner], transfer)
+            if MOVES[transfer.code][1] is Kind.AVAILABLE:
+                self._collect(self._balances[owner], transfer)
+        return True
+
+    def take_back(self, until: int) -> None:
+        """Take back all transfers but the first so many."""
+        while len(self.transfers) > until:
+            transfer = self.transfers.pop()
+            source, target = MOVES[transfer.code]
+            balances = self._balances[transfer.owner, transfer.currency]
+            balances[source] += transfer.amount
+            balances[target] -= transfer.amount
+            del self._posted[transfer.key]
+
+    def moved(self) -> dict[tuple[Owner, Kind], int]:
+        """Return by how much each account that was touched has changed."""
+        sums: dict[tuple[Owner, Kind], int] = {}
+        for transfer in self.transfers:
+            owner = (transfer.owner, transfer.currency)
+            source, target = MOVES[transfer.code]
+            sums[owner, source] = sums.get((owner, source), 0) - transfer.amount
+            sums[owner, target] = sums.get((owner, target), 0) + transfer.amount
+        return sums
+
+    def _move(self, balances: dict[Kind, int], transfer: Transfer) -> None:
+        source, target = MOVES[transfer.code]
+        less = balances.get(source, 0) - transfer.amount
+        more = balances.get(target, 0) + transfer.amount
+        if (less < 0 and source not in _NO_FLOOR) or less < -_BEYOND or more >= _BEYOND:
+            raise NoFunds
+        balances[source], balances[target] = less, more
+        self.transfers.append(transfer)
+        self._posted[transfer.key] = transfer.amount
+
+    def _charge(self, balances: dict[Kind, int], transfer: Transfer) -> None:
+        """Charge what the balance covers; the rest is owed, for it was delivered."""
+        covered = min(balances.get(Kind.AVAILABLE, 0), transfer.amount)
+        under = transfer.key.rpartition("/")[0]
+        for code, amount in ((Code.CHARGE, covered), (Code.OWE, transfer.amount - covered)):
+            if amount:
+                self._move(balances, _part(transfer, under, code, amount))
+
+    def _collect(self, balances: dict[Kind, int], credit: Transfer) -> None:
+        """Let a credit pay what is owed first."""
+        owed = -balances.get(Kind.OWED, 0)
+        if owed > 0:
+            amount = min(owed, balances[Kind.AVAILABLE])
+            self._move(balances, _part(credit, credit.key, Code.COLLECT, amount))
+
+
+def _part(whole: Transfer, under: str, code: Code, amount: int) -> Transfer:
+    return msgspec.structs.replace(whole, key=f"{under}/{code}", code=code, amount=amount)

@@ -1,0 +1,82 @@
+"""Customers and their balances, on PostgreSQL."""
+
+from collections.abc import Sequence
+
+from gateway.model import Customer, Kind
+from gateway.store import Balance
+from gateway.store.postgres_base import PostgresBase
+from gateway.store.postgres_rows import Connection, select, things
+from gateway.store.rows import columns, from_row, listed, to_row
+
+_NAMES = columns(Customer)[1:]
+_MARKS = [f"${number}" for number, _ in enumerate(_NAMES, 2)]
+# A name that is taken takes no id.
+_ADD = f"""
+    INSERT INTO customers (digest, {listed(_NAMES)})
+    SELECT $1, {", ".join(_MARKS)} WHERE NOT EXISTS (SELECT FROM customers WHERE name = {_MARKS[0]})
+    ON CONFLICT (name) DO NOTHING RETURNING {listed(columns(Customer))}
+"""
+_SET = f"""
+    UPDATE customers SET digest = coalesce($1, digest),
+    ({listed(_NAMES)}) = ROW ({", ".join(_MARKS)})
+    WHERE id = ${len(_NAMES) + 2}
+"""
+
+
+class PostgresCustomers(PostgresBase):
+    """See ``Store``."""
+
+    async def pepper(self) -> bytes:
+        """Return the secret that customers' keys are hashed with."""
+        ((pepper,),) = await self._fetch("SELECT value FROM secrets WHERE name = 'pepper'")
+        return bytes(pepper)
+
+    async def add_customer(self, customer: Customer, digest: bytes) -> Customer | None:
+        """Write a new customer."""
+
+        async def run(db: Connection) -> Customer | None:
+            row = await db.fetchrow(_ADD, digest, *to_row(customer)[1:])
+            return from_row(Customer, row) if row else None
+
+        return await self._transact(run)
+
+    async def set_customer(self, customer: Customer, digest: bytes | None = None) -> None:
+        """Write a customer as he is now, with a new key when one is given."""
+
+        async def run(db: Connection) -> None:
+            await db.execute(_SET, digest, *to_row(customer)[1:], customer.id)
+
+        await self._transact(run)
+
+    async def customer_of(self, digest: bytes) -> Customer | None:
+        """Return who holds the key with this digest."""
+        rows = await self._fetch(select(Customer, "customers", "WHERE digest = $1"), digest)
+        return from_row(Customer, rows[0]) if rows else None
+
+    async def customers(self) -> list[Customer]:
+        """Return all customers."""
+        return things(Customer, await self._fetch(select(Customer, "customers", "ORDER BY id")))
+
+    async def balances(self, customers: Sequence[int]) -> dict[int, list[Balance]]:
+        """Return the customers' accounts, by currency."""
+        rows = await self._fetch(
+            "SELECT owner, currency, kind, balance FROM accounts WHERE owner = ANY($1::text[]) "
+            "ORDER BY kind, currency",
+            [str(customer) for customer in customers],
+        )
+        sums: dict[int, dict[str, dict[str, int]]] = {customer: {} for customer in customers}
+        for owner, currency, kind, balance in rows:
+            sums[int(owner)].setdefault(currency, {})[kind] = balance
+        return {
+            customer: [
+                Balance(
+                    currency,
+                    available=one.get(Kind.AVAILABLE, 0),
+                    held=one.get(Kind.HELD, 0),
+                    sales=one.get(Kind.SALES, 0),
+                    owed=-one.get(Kind.OWED, 0),
+                )
+                for currency, one in found.items()
+            ]
+            for customer, found in sums.items()
+        }

@@ -1,0 +1,331 @@
+"""One commit's worth of orders and money on PostgreSQL, worked out in memory.
+
+Everything that a list may change is locked and read first; then its entries are gone through in
+turn, each as if the ones before it were written already. Nothing here waits or has an effect, so
+a page is worked out again whenever something turns out to be missing or to have changed.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from gateway.errors import CustomerError, ErrorText, LeaseLost
+from gateway.model import Event, Kind, Order, State, Transfer
+from gateway.store import Change, Claim, Failure, Lease, Placed, Placement, Step
+from gateway.store.postgres_books import Account, Books, NoFunds, Owner
+from gateway.store.postgres_rows import Row, Sets, insert, types
+from gateway.store.rows import to_row, to_value
+
+DAY = 24 * 3600 * 1000
+
+Spending = tuple[int, int]
+"""A customer and a day."""
+
+_ORDER, _EVENT, _TRANSFER = types(Order), types(Event), types(Transfer)
+_LASTING = ("customer", "service", "type", "params", "size", "charge", "currency", "created_at")
+_CHANGING = {name: kind for name, kind in _ORDER.items() if name not in _LASTING}
+_SPENDING = {"customer": "bigint", "day": "bigint", "amount": "bigint"}
+_SPEND = (
+    "INSERT INTO spending SELECT * FROM {new} "
+    "ON CONFLICT (customer, day) DO UPDATE SET amount = spending.amount + excluded.amount"
+)
+_UNSPEND = (
+    "UPDATE spending SET amount = greatest(spending.amount + new.amount, 0) FROM {new} "
+    "WHERE (spending.customer, spending.day) = (new.customer, new.day)"
+)
+_MOVED = {"id": "bigint", "amount": "bigint"}
+_MOVE = "UPDATE accounts SET balance = balance + new.amount FROM {new} WHERE accounts.id = new.id"
+_OPENED = {"kind": "text", "owner": "text", "currency": "text", "balance": "bigint"}
+# Whoever makes the same account at this moment adds to it, too.
+_OPEN = (
+    f"{insert(_OPENED, 'accounts')} ON CONFLICT (owner, kind, currency) "
+    "DO UPDATE SET balance = accounts.balance + excluded.balance"
+)
+_CLAIM = {
+    "customer": "bigint",
+    "key": "text",
+    "fingerprint": "bytea",
+    "order": "bigint",
+    "at": "bigint",
+}
+_RECLAIMED = {**_CLAIM, "before": "bigint"}
+_RECLAIM = (
+    'UPDATE claims SET fingerprint = new.fingerprint, "order" = new."order", at = new.at '
+    "FROM {new} WHERE (claims.customer, claims.key) = (new.customer, new.key) "
+    'AND claims."order" = new.before RETURNING 1'
+)
+_FREE = 'DELETE FROM claims USING {new} WHERE claims."order" = new."order"'
+
+
+class Entry(msgspec.Struct):
+    """One call of an operation: its list, and the lease under which it is made."""
+
+    items: Sequence[Placement] | Sequence[Step] | Sequence[Transfer]
+    under: Lease | None = None
+
+
+class Made(NamedTuple):
+    """A claim as it stands."""
+
+    fingerprint: bytes
+    order: int
+    at: int
+
+
+class Needs(msgspec.Struct):
+    """What has to be locked and read before a page can be worked out.
+
+    Attributes:
+        keys: of transfers that may have been posted before.
+        upstream: providers and ids there, which other orders may have.
+        ids: how many order ids.
+
+    """
+
+    owners: set[Owner] = msgspec.field(default_factory=set)
+    spending: set[Spending] = msgspec.field(default_factory=set)
+    keys: set[str] = msgspec.field(default_factory=set)
+    upstream: set[tuple[str, str]] = msgspec.field(default_factory=set)
+    ids: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.owners or self.spending or self.keys or self.upstream or self.ids)
+
+    def joined(self, other: "Needs") -> "Needs":
+        """Return what either of both needs."""
+        return Needs(
+            self.owners | other.owners,
+            self.spending | other.spending,
+            self.keys | other.keys,
+            self.upstream | other.upstream,
+            self.ids + other.ids,
+        )
+
+
+class Found(msgspec.Struct):
+    """What has been locked and read.
+
+    Attributes:
+        orders: those that steps are about, locked.
+        standing: those that earlier claims made.
+        results: what builds and transitions have returned, which is the same every time.
+
+    """
+
+    orders: dict[int, Order] = msgspec.field(default_factory=dict)
+    fences: dict[str, int] = msgspec.field(default_factory=dict)
+    claims: dict[tuple[int, str], Made] = msgspec.field(default_factory=dict)
+    standing: dict[int, Order] = msgspec.field(default_factory=dict)
+    ids: list[int] = msgspec.field(default_factory=list)
+    accounts: dict[Owner, dict[Kind, Account]] = msgspec.field(default_factory=dict)
+    spending: dict[Spending, int] = msgspec.field(default_factory=dict)
+    posted: dict[str, int] = msgspec.field(default_factory=dict)
+    upstream: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
+    results: dict[tuple[int, int], tuple[Any, Any]] = msgspec.field(default_factory=dict)
+
+
+class Page:
+    """What becomes of everything that was found, entry by entry.
+
+    Attributes:
+        needs: what was not found; while there is anything, the outcomes mean nothing.
+
+    """
+
+    def __init__(self, found: Found) -> None:
+        self._found = found
+        self._orders = dict(found.orders)
+        self._upstream = dict(found.upstream)
+        self._claims = dict(found.claims)
+        self._spent = dict(found.spending)
+        self._ids = iter(found.ids)
+        self._books = Books(found.accounts, found.posted)
+        self._changed: dict[int, Order] = {}
+        self._events: list[Event] = []
+        self._freed: set[int] = set()
+        self._spending: dict[Spending, int] = {}
+        self._needs = Needs()
+
+    def do(self, entry: Entry) -> list[Any]:
+        """Return an operation's outcomes; what it raises leaves the page half written."""
+        if entry.under and self._found.fences.get(entry.under.name) != entry.under.fence:
+            raise LeaseLost(f"{entry.under.name} is done by somebody else by now")
+        return [self._do(item) for item in entry.items]
+
+    def _do(self, item: Placement | Step | Transfer) -> Any:  # noqa: ANN401  # an outcome of its own
+        if isinstance(item, Placement):
+            return self._place(item)
+        if isinstance(item, Step):
+            return self._advance(item)
+        try:
+            return self._books.post(item)
+        except NoFunds:
+            raise CustomerError(ErrorText.NOT_ENOUGH_FUNDS) from None
+
+    @property
+    def needs(self) -> Needs:
+        """What was not found."""
+        self._needs.owners |= self._books.unseen
+        return self._needs
+
+    def attempted(self) -> Needs:
+        """Return what a unique index may refuse, to be looked up before the next try."""
+        return Needs(
+            keys={one.key for one in self._books.transfers},
+            upstream={
+                (one.provider, one.upstream_id) for one in self._changed.values() if one.upstream_id
+            },
+        )
+
+    # --- what may be done -----------------------------------------------------------------
+
+    def _place(self, new: Placement) -> Placed | ErrorText:
+        if new.claim and (standing := self._standing(new.customer, new.claim)) is not None:
+            return standing if isinstance(standing, ErrorText) else Placed(standing, fresh=False)
+        order_id = next(self._ids, 0)
+        if not order_id:
+            self._needs.ids += 1
+        change: Change = self._once(new, order_id)
+        charge = change.order.charge
+        day = (new.customer, new.at // DAY)
+        if new.cap is not None and not self._within_cap(new.cap, day, charge):
+            return ErrorText.NOT_ENOUGH_FUNDS
+        if self._write(None, change) is not None:
+            return ErrorText.NOT_ENOUGH_FUNDS
+        if new.cap is not None:
+            self._spend(day, charge)
+        if new.claim:
+            made = Made(new.claim.fingerprint, order_id, new.at)
+            self._claims[new.customer, new.claim.key] = made
+        return Placed(change.order, fresh=True)
+
+    def _standing(self, customer: int, claim: Claim) -> Order | ErrorText | None:
+        made = self._claims.get((customer, claim.key))
+        if made is None or made.at < claim.since or made.order in self._freed:
+            return None
+        return repeated(
+            claim, made, self._orders.get(made.order) or self._found.standing.get(made.order)
+        )
+
+    def _advance(self, step: Step) -> Order | Failure:
+        order = self._orders.get(step.order)
+        if order is None:
+            return Failure.NO_ORDER
+        change: Change | None = self._once(step, order)
+        if change is None:
+            return order
+        return self._write(order, change) or change.order
+
+    def _once(self, item: Placement | Step, of: Order | int) -> Any:  # noqa: ANN401  # a change, or none
+        """Return what an item makes of an order, or of an id."""
+        key = (id(item), of if isinstance(of, int) else id(of))
+        if key not in self._found.results:
+            make: Any = item.build if isinstance(item, Placement) else item.change
+            # With the order, so that no other one gets its address.
+            self._found.results[key] = (make(of), of)
+        return self._found.results[key][0]
+
+    def _write(self, before: Order | None, change: Change) -> Failure | None:
+        """Write a change whole, or say why nothing of it is written."""
+        order = change.order
+        theirs = (order.provider, order.upstream_id)
+        if order.upstream_id and self._upstream.get(theirs, order.id) != order.id:
+            return Failure.TAKEN
+        posted = len(self._books.transfers)
+        try:
+            for transfer in change.transfers:
+                self._books.post(transfer)
+        except NoFunds:
+            self._books.take_back(posted)
+            return Failure.NO_FUNDS
+        if order.upstream_id:
+            self._upstream[theirs] = order.id
+        self._orders[order.id] = self._changed[order.id] = order
+        if change.event:
+            self._events.append(change.event)
+        if change.frees:
+            self._freed.add(order.id)
+        if before and order.state is State.FAILED and before.state is not State.FAILED:
+            # What a daily cap counted is spent no longer.
+            self._spend((order.customer, order.created_at // DAY), -order.charge)
+        return None
+
+    def _within_cap(self, cap: int, day: Spending, charge: int) -> bool:
+        if day not in self._spent:
+            self._needs.spending.add(day)
+        return self._spent.get(day, 0) + charge <= cap
+
+    def _spend(self, day: Spending, amount: int) -> None:
+        if day in self._spent:
+            amount = max(amount, -self._spent[day])
+            self._spent[day] += amount
+        self._spending[day] = self._spending.get(day, 0) + amount
+
+    # --- what is written ------------------------------------------------------------------
+
+    def write(self) -> tuple[Sets, int]:
+        """Return what this page writes, and how many claims that must be."""
+        sets = Sets()
+        self._write_orders(sets)
+        sets.add("posted", insert(_TRANSFER, "transfers"), _TRANSFER, _rows(self._books.transfers))
+        self._write_accounts(sets)
+        sets.add("noted", insert(_EVENT, "events"), _EVENT, _rows(self._events))
+        spending = [(*day, amount) for day, amount in self._spending.items()]
+        sets.add("spent", _SPEND, _SPENDING, [row for row in spending if row[2] > 0])
+        sets.add("unspent", _UNSPEND, _SPENDING, [row for row in spending if row[2] < 0])
+        return sets, self._write_claims(sets)
+
+    def _write_orders(self, sets: Sets) -> None:
+        fresh: list[Row] = []
+        known: list[Row] = []
+        kinds = _CHANGING
+        for order in self._changed.values():
+            before = self._found.orders.get(order.id)
+            (fresh if before is None else known).append(order)
+            if before and any(getattr(before, one) != getattr(order, one) for one in _LASTING):
+                kinds = _ORDER
+        sets.add("placed", insert(_ORDER, "orders"), _ORDER, _rows(fresh))
+        names = ", ".join(f'"{name}" = new."{name}"' for name in kinds if name != "id")
+        update = f"UPDATE orders SET {names} FROM {{new}} WHERE orders.id = new.id"
+        rows = [[to_value(name, getattr(order, name)) for name in kinds] for order in known]
+        sets.add("advanced", update, kinds, rows)
+
+    def _write_accounts(self, sets: Sets) -> None:
+        fresh, known = [], []
+        for (owner, kind), amount in sorted(self._books.moved().items()):
+            account = self._found.accounts[owner].get(kind)
+            if account is None:
+                fresh.append((kind, *owner, amount))
+            else:
+                known.append((account.id, amount))
+        sets.add("moved", _MOVE, _MOVED, known)
+        sets.add("opened", _OPEN, _OPENED, fresh)
+
+    def _write_claims(self, sets: Sets) -> int:
+        fresh, again = [], []
+        gone = set(self._freed)
+        for key, made in self._claims.items():
+            before = self._found.claims.get(key)
+            if made is before or made.order in self._freed:
+                continue
+            if before is None:
+                fresh.append((*key, *made))
+            else:
+                again.append((*key, *made, before.order))
+                gone.discard(before.order)
+        sets.add("freed", _FREE, {"order": "bigint"}, [(order,) for order in gone])
+        sets.add("claimed", insert(_CLAIM, "claims"), _CLAIM, fresh)
+        sets.add("reclaimed", _RECLAIM, _RECLAIMED, again)
+        return len(again)
+
+
+def repeated(claim: Claim, made: Made, order: Order | None) -> Order | ErrorText | None:
+    """Return what a repeat of a claim that counts is told."""
+    if made.fingerprint != claim.fingerprint:
+        return ErrorText.KEY_REUSED
+    return ErrorText.IDENTICAL_ORDER if claim.reject else order
+
+
+def _rows(things: Sequence[Order] | Sequence[Event] | Sequence[Transfer]) -> list[Row]:
+    return [to_row(one) for one in things]

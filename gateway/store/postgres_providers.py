@@ -1,0 +1,211 @@
+"""What is known of the providers, and who looks after them, on PostgreSQL."""
+
+from collections.abc import Sequence
+
+from gateway.model import Offer
+from gateway.store import Lease, Reading, Sighting
+from gateway.store.postgres_base import Look, PostgresBase, hold
+from gateway.store.postgres_rows import Connection, Sets, select, things, types
+from gateway.store.rows import columns, from_row, listed, to_row
+
+KEPT_READINGS = 30 * 24 * 3600 * 1000
+
+_OFFER = {"provider": "text", **types(Offer)}
+_SAVE = f"""
+    INSERT INTO offers ({listed(tuple(_OFFER))}) SELECT * FROM {{new}}
+    ON CONFLICT (provider, id) DO UPDATE SET
+    {", ".join(f'"{name}" = excluded."{name}"' for name in types(Offer))}, gone_at = NULL
+"""
+_GO = """
+    UPDATE offers SET gone_at = new.at FROM {new}
+    WHERE (offers.provider, offers.id) = (new.provider, new.id)
+"""
+_GONE = {"at": "bigint", "provider": "text", "id": "text"}
+_SEEN = types(Sighting)
+_SIGHT = f"""
+    UPDATE sightings SET
+    {", ".join(f'"{name}" = coalesce(new."{name}", sightings."{name}")' for name in _SEEN)}
+    FROM {{new}} WHERE sightings.provider = new.provider
+"""
+_MEET = (
+    "INSERT INTO sightings (provider) SELECT name FROM unnest($1::text[]) AS name ORDER BY name "
+    "ON CONFLICT DO NOTHING"
+)
+_READ = f"""
+    INSERT INTO readings SELECT * FROM {{new}} ON CONFLICT (provider, asked_at) DO UPDATE SET
+    {", ".join(f'"{name}" = excluded."{name}"' for name in columns(Reading)[2:])}
+"""
+_LAST = "SELECT text FROM configurations ORDER BY id DESC LIMIT 1"
+_LEASE = """
+    INSERT INTO leases SELECT name, $2, 1, $4 FROM unnest($1::text[]) AS name
+    ON CONFLICT (name) DO UPDATE SET
+    fence = leases.fence + (leases.holder <> excluded.holder)::int,
+    holder = excluded.holder, expires_at = excluded.expires_at
+    WHERE leases.holder = excluded.holder OR leases.expires_at <= $3
+    RETURNING name, holder, fence
+"""
+
+
+class PostgresProviders(PostgresBase):
+    """See ``Store``."""
+
+    async def save_offers(
+        self, provider: str, offers: Sequence[Offer], at: int, under: Lease | None = None
+    ) -> int:
+        """Replace a provider's offers, writing only what differs."""
+        # Read before the transaction: should two lists of one provider cross, the next one puts
+        # right what they leave.
+        known = (await self._offers("provider = $1", provider)).get(provider, {})
+        new = {offer.id: offer for offer in offers}
+        sets = Sets()
+        fresh = [one for one in new.values() if known.get(one.id) != (one, None)]
+        sets.add("saved", _SAVE, _OFFER, [(provider, *to_row(one)) for one in fresh])
+        gone = [one for one, (_, since) in known.items() if one not in new and since is None]
+        sets.add("went", _GO, _GONE, [(at, provider, one) for one in gone])
+
+        async def run(db: Connection) -> int:
+            await hold(db, under)
+            if sets:
+                await db.fetchval(sets.statement(), *sets.bindings)
+            edition: int = await db.fetchval(
+                "UPDATE counters SET value = value + $1 WHERE name = 'offers' RETURNING value",
+                1 if sets else 0,
+            )
+            return edition
+
+        return await self._transact(run)
+
+    async def offers(self) -> dict[str, dict[str, Offer]]:
+        """Return every provider's offers that are not gone."""
+        return {
+            provider: {one: offer for one, (offer, _) in offers.items()}
+            for provider, offers in (await self._offers("gone_at IS NULL")).items()
+        }
+
+    async def _offers(
+        self, where: str, *bindings: str
+    ) -> dict[str, dict[str, tuple[Offer, int | None]]]:
+        statement = f"SELECT provider, gone_at, {listed(columns(Offer))} FROM offers WHERE {where}"
+
+        def run(look: Look) -> dict[str, dict[str, tuple[Offer, int | None]]]:
+            found: dict[str, dict[str, tuple[Offer, int | None]]] = {}
+            for provider, gone_at, *row in look(statement, *bindings):
+                offer = from_row(Offer, row)
+                found.setdefault(provider, {})[offer.id] = (offer, gone_at)
+            return found
+
+        return await self._apart(run)
+
+    async def edition(self) -> int:
+        """Return a number that grows whenever offers change."""
+        ((edition,),) = await self._fetch("SELECT value FROM counters WHERE name = 'offers'")
+        return int(edition)
+
+    async def sight(self, sightings: Sequence[Sighting]) -> None:
+        """Write what was seen of providers, keeping what was not looked at."""
+        seen: dict[str, list[object]] = {}
+        for one in sightings:
+            before = seen.get(one.provider) or [None] * len(_SEEN)
+            pairs = zip(to_row(one), before, strict=True)
+            seen[one.provider] = [old if new is None else new for new, old in pairs]
+        rows = [seen[provider] for provider in sorted(seen)]
+        sets = Sets()
+        sets.add("seen", _SIGHT, _SEEN, rows)
+
+        async def run(db: Connection) -> None:
+            await db.execute(_MEET, list(seen))
+            if sets:
+                await db.fetchval(sets.statement(), *sets.bindings)
+
+        await self._transact(run)
+
+    async def sightings(self) -> dict[str, Sighting]:
+        """Return what was last seen of each provider."""
+        found = things(Sighting, await self._fetch(select(Sighting, "sightings", "")))
+        return {one.provider: one for one in found}
+
+    async def in_flight(self) -> dict[str, int]:
+        """Return how many orders each provider is being sent, or may have been."""
+        rows = await self._fetch(
+            "SELECT provider, count(*) FROM orders WHERE state IN ('sending', 'unknown') "
+            "GROUP BY provider"
+        )
+        return {provider: int(count) for provider, count in rows}
+
+    async def at_risk(self) -> dict[str, int]:
+        """Return what the orders that are not settled should cost, by provider."""
+        rows = await self._fetch(
+            "SELECT provider, sum(cost) FROM orders WHERE state IN ('sending', 'unknown') "
+            "OR (state = 'placed' AND settled_at IS NULL) GROUP BY provider"
+        )
+        return {provider: int(cost) for provider, cost in rows}
+
+    async def add_reading(self, reading: Reading, under: Lease | None = None) -> None:
+        """Remember a balance, and forget those of long ago."""
+        sets = Sets()
+        sets.add("remembered", _READ, types(Reading), [to_row(reading)])
+
+        async def run(db: Connection) -> None:
+            await hold(db, under)
+            await db.fetchval(sets.statement(), *sets.bindings)
+            await db.execute(
+                "DELETE FROM readings WHERE provider = $1 AND asked_at < $2",
+                reading.provider,
+                reading.asked_at - KEPT_READINGS,
+            )
+
+        await self._transact(run)
+
+    async def readings(self, provider: str, since: int) -> list[Reading]:
+        """Return the balances that were asked for since, oldest first."""
+        rest = "WHERE provider = $1 AND asked_at >= $2 ORDER BY asked_at"
+        rows = await self._fetch(select(Reading, "readings", rest), provider, since, long=True)
+        return things(Reading, rows)
+
+    # --- the owner's file ----------------------------------------------------------------
+
+    async def keep_configuration(self, text: str, at: int) -> None:
+        """Remember the owner's file as it was taken up."""
+
+        async def run(db: Connection) -> None:
+            await db.execute("LOCK TABLE configurations IN SHARE ROW EXCLUSIVE MODE")
+            if text != await db.fetchval(_LAST):
+                await db.execute("INSERT INTO configurations (text, at) VALUES ($1, $2)", text, at)
+
+        await self._transact(run)
+
+    async def kept_configuration(self) -> str | None:
+        """Return the owner's file as it was last taken up."""
+        rows = await self._fetch(_LAST)
+        return str(rows[0][0]) if rows else None
+
+    # --- who does what ------------------------------------------------------------------
+
+    async def lease(
+        self, names: Sequence[str], holder: str, now: int, until: int
+    ) -> dict[str, Lease]:
+        """Take or renew leases until a time."""
+
+        async def run(db: Connection) -> dict[str, Lease]:
+            rows = await db.fetch(_LEASE, sorted(set(names)), holder, now, until)
+            return {lease.name: lease for lease in things(Lease, rows)}
+
+        return await self._transact(run)
+
+    async def release(self, holder: str, names: Sequence[str] | None = None) -> None:
+        """Give back leases of a holder."""
+
+        async def run(db: Connection) -> None:
+            await db.execute(
+                "UPDATE leases SET expires_at = 0 "
+                "WHERE holder = $1 AND ($2::text[] IS NULL OR name = ANY($2::text[]))",
+                holder,
+                names if names is None else list(names),
+            )
+
+        await self._transact(run)
+
+    async def holders(self, now: int) -> dict[str, str]:
+        """Return who holds each lease that has not run out."""
+        rows = await self._fetch("SELECT name, holder FROM leases WHERE expires_at > $1", now)
+        return {name: holder for name, holder in rows}  # noqa: C416  # rows are no pairs to mypy

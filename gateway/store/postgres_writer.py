@@ -1,0 +1,232 @@
+"""Orders and money on PostgreSQL, committed together as they arrive together.
+
+While a commit is under way the next operations gather; nobody waits for a timer, and an operation
+that arrives alone is committed at once. One customer who places everything is a list like any
+other: his accounts are locked once for all of it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from gateway.errors import StoreUnavailable
+from gateway.model import Kind, Order, Transfer
+from gateway.store import Lease, Placement, Step
+from gateway.store.postgres_books import GATES, Account
+from gateway.store.postgres_page import Entry, Found, Made, Needs, Page
+from gateway.store.postgres_rows import Connection, Raced, plain, select
+from gateway.store.rows import from_row
+
+MOST = 1000
+"""Orders, steps and transfers in one commit; more would make the first wait for the last."""
+
+Transact = Callable[[Callable[[Connection], Awaitable[list[Any]]]], Awaitable[list[Any]]]
+Waiting = tuple[Entry, asyncio.Future[Any]]
+
+_FENCES = "SELECT name, fence FROM leases WHERE name = ANY($1::text[]) ORDER BY name FOR SHARE"
+_LOCK = select(
+    Order, "orders", "WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE OF orders"
+)
+_CLAIMS = select(
+    Order,
+    "orders",
+    """RIGHT JOIN claims ON orders.id = claims."order"
+    RIGHT JOIN unnest($1::bigint[], $2::text[], $3::bigint[]) WITH ORDINALITY
+        AS wanted (customer, key, since, n)
+        ON (claims.customer, claims.key) = (wanted.customer, wanted.key)
+    ORDER BY n""",
+).replace(
+    "SELECT ",
+    """SELECT claims.fingerprint, claims."order", claims.at,
+    CASE WHEN claims.at >= wanted.since AND orders.id IS NOT NULL THEN 0
+        ELSE nextval('order_ids') END, """,
+    1,
+)
+_IDS = "SELECT nextval('order_ids') FROM generate_series(1, $1::bigint)"
+_GATES = f"""
+    SELECT 1 FROM unnest($1::text[], $2::text[]) AS wanted (owner, currency)
+    JOIN accounts USING (owner, currency)
+    WHERE accounts.kind IN ({", ".join(f"'{kind}'" for kind in GATES)})
+    ORDER BY accounts.id FOR NO KEY UPDATE OF accounts
+"""
+_ACCOUNTS = """
+    SELECT owner, currency, kind, id, balance
+    FROM unnest($1::text[], $2::text[]) AS wanted (owner, currency)
+    JOIN accounts USING (owner, currency)
+"""
+_SPENDING = """
+    SELECT customer, day, amount FROM unnest($1::bigint[], $2::bigint[]) AS wanted (customer, day)
+    JOIN spending USING (customer, day)
+"""
+_POSTED = "SELECT key, amount FROM transfers WHERE key = ANY($1::text[])"
+_UPSTREAM = """
+    SELECT provider, upstream_id, orders.id
+    FROM unnest($1::text[], $2::text[]) AS wanted (provider, upstream_id)
+    JOIN orders USING (provider, upstream_id) WHERE upstream_id <> ''
+"""
+
+
+class Writer:
+    """Commits what arrives, on a few connections of its own."""
+
+    def __init__(self, transact: Transact, lanes: int) -> None:
+        self._transact = transact
+        self._lanes = lanes
+        self._waiting: deque[Waiting] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def do(
+        self,
+        items: Sequence[Placement] | Sequence[Step] | Sequence[Transfer],
+        under: Lease | None = None,
+    ) -> asyncio.Future[Any]:
+        """Do an operation in the next commit; the future resolves when it is durable."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            future.set_exception(StoreUnavailable("the store is closed"))
+            return future
+        self._waiting.append((Entry(items, under), future))
+        if len(self._running) < self._lanes:
+            lane = asyncio.create_task(self._run())
+            self._running.add(lane)
+            lane.add_done_callback(self._running.discard)
+        return future
+
+    async def close(self) -> None:
+        """Commit what is waiting."""
+        self._closed = True
+        while self._running:
+            await asyncio.wait(self._running)
+
+    async def _run(self) -> None:
+        while batch := self._take():
+            results = await self._commit([entry for entry, _ in batch])
+            for (_, future), result in zip(batch, results, strict=True):
+                if future.done():
+                    continue  # whoever waited has given up
+                if isinstance(result, BaseException):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+
+    def _take(self) -> list[Waiting]:
+        batch: list[Waiting] = []
+        size = 0
+        while self._waiting and (not batch or size + len(self._waiting[0][0].items) <= MOST):
+            batch.append(self._waiting.popleft())
+            size += len(batch[-1][0].items)
+        return batch
+
+    async def _commit(self, entries: list[Entry]) -> list[Any]:
+        """Return each operation's outcomes, or the exception that it ended with."""
+        try:
+            return await self._transact(Commit(entries))
+        except StoreUnavailable as error:
+            return [error] * len(entries)
+        except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for it
+            if len(entries) > 1:
+                # One of them is at fault; the others must not pay for it.
+                return [(await self._commit([entry]))[0] for entry in entries]
+            return [error]
+
+
+class Commit:
+    """What is done in one transaction: lock and read, work out, write.
+
+    Only what unique indexes are there to find out is tried without a look. When one of them
+    refuses, the transaction is done again, and looks up first what was attempted.
+    """
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self._entries = entries
+        every = [item for entry in entries for item in entry.items]
+        self._placements = [item for item in every if isinstance(item, Placement)]
+        self._steps = sorted({item.order for item in every if isinstance(item, Step)})
+        self._leases = sorted({entry.under.name for entry in entries if entry.under})
+        self._needs = Needs(keys={item.key for item in every if isinstance(item, Transfer)})
+
+    async def __call__(self, db: Connection) -> list[Any]:
+        """Return each operation's outcomes, or what it raised."""
+        found = await self._lock(db)
+        page, outcomes = self._work_out(found)
+        needs = page.needs.joined(self._needs)
+        while needs:
+            await _load(db, found, needs)
+            page, outcomes = self._work_out(found)
+            needs = page.needs
+        sets, replaced = page.write()
+        if sets:
+            self._needs = self._needs.joined(page.attempted())
+            written = await db.fetchval(sets.statement("reclaimed"), *sets.bindings)
+            if written != replaced:
+                raise Raced
+        return outcomes
+
+    def _work_out(self, found: Found) -> tuple[Page, list[Any]]:
+        """Go through all entries; those that raise have no part in the page."""
+        raised: dict[int, Exception] = {}
+        while True:
+            page = Page(found)
+            outcomes: list[Any] = []
+            for number, entry in enumerate(self._entries):
+                try:
+                    outcomes.append(raised.get(number) or page.do(entry))
+                except Exception as error:  # noqa: BLE001  # for whoever waits for this entry
+                    raised[number] = error
+                    break
+            else:
+                return page, outcomes
+
+    async def _lock(self, db: Connection) -> Found:
+        found = Found()
+        if self._leases:
+            found.fences = dict(await db.fetch(_FENCES, self._leases))
+        if self._steps:
+            orders = (from_row(Order, row) for row in await db.fetch(_LOCK, self._steps))
+            found.orders = {order.id: order for order in orders}
+        if any(new.claim for new in self._placements):
+            await self._read_claims(db, found)
+        elif self._placements:
+            await _draw(db, found, len(self._placements))
+        return found
+
+    async def _read_claims(self, db: Connection, found: Found) -> None:
+        wanted = [
+            (new.customer, new.claim and plain(new.claim.key), new.claim.since if new.claim else 0)
+            for new in self._placements
+        ]
+        rows = await db.fetch(_CLAIMS, *zip(*wanted, strict=True))
+        for new, (fingerprint, order, at, fresh, *rest) in zip(self._placements, rows, strict=True):
+            if new.claim and order is not None:
+                found.claims[new.customer, new.claim.key] = Made(fingerprint, order, at)
+            if fresh:
+                found.ids.append(fresh)
+            else:
+                found.standing[order] = from_row(Order, rest)
+
+
+async def _load(db: Connection, found: Found, needs: Needs) -> None:
+    """Lock the accounts of those concerned, in order; what is read after that stays so."""
+    if needs.owners:
+        owners = tuple(zip(*needs.owners, strict=True))
+        await db.fetch(_GATES, *owners)
+        found.accounts |= {owner: {} for owner in needs.owners}
+        for owner, currency, kind, account, balance in await db.fetch(_ACCOUNTS, *owners):
+            found.accounts[owner, currency][Kind(kind)] = Account(account, balance)
+    if needs.spending:
+        found.spending |= dict.fromkeys(needs.spending, 0)
+        rows = await db.fetch(_SPENDING, *zip(*needs.spending, strict=True))
+        found.spending |= {(customer, day): amount for customer, day, amount in rows}
+    if needs.keys:
+        found.posted |= dict(await db.fetch(_POSTED, [plain(key) for key in needs.keys]))
+    if needs.upstream:
+        rows = await db.fetch(_UPSTREAM, *zip(*needs.upstream, strict=True))
+        found.upstream |= {(provider, theirs): order for provider, theirs, order in rows}
+    if needs.ids:
+        await _draw(db, found, needs.ids)
+
+
+async def _draw(db: Connection, found: Found, count: int) -> None:
+    found.ids += [order_id for (order_id,) in await db.fetch(_IDS, count)]
