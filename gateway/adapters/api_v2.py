@@ -24,6 +24,7 @@ from gateway.adapters.words import (
     Row,
     classify,
     folded,
+    refuses,
 )
 from gateway.errors import ErrorText, Fault, Indeterminate, Unsupported
 from gateway.model import Action, Call, Offer, RefillStatus, Refusal, Report, Status
@@ -165,7 +166,7 @@ class ApiV2:
         if said is not None:
             if call.action is Action.ADD and any(shapes.orders(answer)):
                 raise Indeterminate("an error and an order")
-            raise self.refusal(said).error()
+            raise self.refusal(said, ordering=call.action is Action.ADD).error()
         if acts and http_status >= _CLIENT_ERROR:
             raise Indeterminate(f"HTTP {http_status} without an error")
         return answer
@@ -249,9 +250,10 @@ class ApiV2:
         code = wild.text(answer.get("currency")).upper()
         return Money(micros, code if _CURRENCY.fullmatch(code) else self.currency)
 
-    def refusal(self, words: str) -> Refusal:
+    def refusal(self, words: str, *, ordering: bool = False) -> Refusal:
         """Classify an error text; the provider's own words are for the owner only."""
-        return Refusal(*classify(words, self.refusals), words.replace("\x00", "")[:WORDS])
+        found = classify(words, self.refusals, ordering=ordering)
+        return Refusal(*found, words.replace("\x00", "")[:WORDS])
 
     # --- reading: one row ---------------------------------------------------------------------
 
@@ -264,9 +266,20 @@ class ApiV2:
         said = wild.message(row) if isinstance(row, dict) else ""
         return self.refusal(said) if said else Refusal(Fault.ORDER, told, wild.show(row))
 
+    def _request(self, row: Wild, said: Wild, told: ErrorText) -> bool | Refusal | None:
+        """Read what became of a request: done, refused, or nothing that is clear."""
+        if _outcome(row, said):
+            return True
+        place = said if isinstance(said, dict) else row
+        named = place if isinstance(place, dict) else {}
+        if _fails(said) or _fails(named.get("status", named.get("success"))):
+            return self._declined(place, told)
+        sentence = said if isinstance(said, str) else wild.message(named)
+        return self.refusal(sentence) if refuses(sentence) else None
+
     def _report(self, row: Wild) -> Report | Refusal | None:
         if isinstance(row, str):  # SmartPanel: {"77": "Incorrect order ID"}
-            return self.refusal(row) if row.strip() and not self._status(row) else None
+            return self.refusal(row) if wild.text(row) and not self._status(row) else None
         if not isinstance(row, dict) or wild.error(row) is not None:
             return self._refused(row)
         word = wild.text(row.get("status"))
@@ -288,7 +301,7 @@ class ApiV2:
             runs=wild.count(row.get("runs")),
             posts=wild.count(row.get("posts")),
             orders=_ids(orders) if isinstance(orders, list) else (),
-            expiry=wild.text(row.get("expiry"))[:_LONGEST_WORD],
+            expiry=wild.date(row.get("expiry")),
             quantity=wild.count(row.get("quantity")),
         )
 
@@ -304,10 +317,8 @@ class ApiV2:
                 return self._refused(place)
         if found := wild.identity(said):
             return found
-        done = _outcome(row, said)
-        if done is None:
-            return self.refusal(said) if isinstance(said, str) and said.strip() else None
-        return "" if done else self._declined(row, ErrorText.NO_REFILL)
+        done = self._request(row, said, ErrorText.NO_REFILL)
+        return "" if done is True else done or None
 
     def _cancel(self, row: Wild) -> bool | Refusal | None:
         """Read ``1`` or another number, ``true``, an error, or a sentence."""
@@ -315,10 +326,9 @@ class ApiV2:
         for place in (row, said):
             if wild.error(place) is not None:
                 return self._refused(place)
-        done = True if wild.identity(said).isdigit() else _outcome(row, said)
-        if done is None:
-            return self.refusal(said) if isinstance(said, str) and said.strip() else None
-        return True if done else self._declined(row, ErrorText.NO_CANCEL)
+        if wild.identity(said).isdigit():
+            return True
+        return self._request(row, said, ErrorText.NO_CANCEL)
 
     def _refill_status(self, row: Wild) -> "RefillStatus | Refusal | _Unknown | None":
         said = row.get("status") if isinstance(row, dict) else row
@@ -359,9 +369,13 @@ def _outcome(row: Wild, said: Wild) -> bool | None:
 
 def _contradicts(answer: dict[str, Wild]) -> bool:
     """Tell whether an answer says that it failed, or has an error further in."""
-    said = answer.get("status", answer.get("success"))
-    failed = wild.flag(said) is False or fold(wild.text(said)) in ENVELOPE - {"success"}
+    failed = _fails(answer.get("status", answer.get("success")))
     return failed or wild.error(answer.get("data")) is not None
+
+
+def _fails(said: Wild) -> bool:
+    """Tell whether a call's outcome says that it failed."""
+    return wild.flag(said) is False or fold(wild.text(said)) in ENVELOPE - {"success"}
 
 
 def _ids(values: list[Wild]) -> tuple[str, ...]:

@@ -40,11 +40,17 @@ _NO_IDS = frozenset(
     {"null", "none", "nil", "undefined", "nan", "true", "false", "yes", "no", "ok", "success"}
     | {"error", "fail", "failed"}
 )
+_DATE = re.compile(
+    r"[0-9]{1,4}([-/.])[0-9]{1,2}\1[0-9]{1,4}(?:[ T][0-9:.]{4,15}(?:Z|[+-][0-9:]{4,6})?)?"
+)
 _YES = frozenset({"1", "true", "yes", "on"})
 _NO = frozenset({"0", "false", "no", "off"})
 _SUCCESS = frozenset({"success", "successful", "ok", "200", "201", "202"})
 _MESSAGES = ("message", "msg")
 _SHOWN = 60
+DEAREST = 10**15
+"""A billion in any currency: more than any order costs, and little enough that thousands of such
+mistakes still fit into an account."""
 
 
 def parse(body: bytes) -> Wild:
@@ -102,9 +108,9 @@ def count(value: Wild) -> int | None:
 
 
 def millionths_up(value: Wild) -> int | None:
-    """Read an amount that is owed: millionths, rounded up; ``None`` when it is none or negative."""
+    """Read an amount that is owed: millionths, rounded up; ``None`` when it cannot be one."""
     micros = _millionths(value, ROUND_CEILING)
-    return micros if micros is not None and micros >= 0 else None
+    return micros if micros is not None and 0 <= micros <= DEAREST else None
 
 
 def millionths_down(value: Wild) -> int | None:
@@ -150,6 +156,12 @@ def text(value: Wild) -> str:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
 
 
+def date(value: Wild) -> str:
+    """Read a date as it is written; empty when it is none, such as a word or zeros."""
+    written = text(value)
+    return written if _DATE.fullmatch(written) and written.strip("0-/.: ") else ""
+
+
 def error(answer: Wild) -> str | None:
     """Return the words of an answer's or a row's ``error``.
 
@@ -160,7 +172,7 @@ def error(answer: Wild) -> str | None:
         return None
     said = answer.get("error")
     if isinstance(said, str):
-        return said.strip() or None
+        return text(said) if said.strip() else None
     if not said:
         return None
     if isinstance(said, dict):

@@ -89,8 +89,9 @@ REFUSALS: tuple[Row, ...] = (
         Fault.ACCOUNT,
         ErrorText.UNAVAILABLE,
         (
-            "account suspended | account is suspended | account has been | account banned | "
-            "account is banned | account blocked | account is blocked | account disabled | "
+            "account is suspended | account banned | account has been ban | "
+            "account has been block | account has been disab | account is banned | "
+            "account blocked | account is blocked | account disabled | "
             "account is disabled | account inactive | account is inactive | user is blocked | "
             "suspended | api disabled | api is disable | api access | daily limit"
         ),
@@ -199,6 +200,14 @@ REFUSALS: tuple[Row, ...] = (
     ),
 )
 
+NEGATIVE = (
+    "not | no | never | cannot | can t | could t | couldn t | don t | doesn t | isn t | won t | "
+    "unable | fail | error | incorrect | invalid | wrong | disabled | unavailable | unsupported | "
+    "expired | over | denied | reject | refused | declined | forbidden | already | too | missing | "
+    "only | must | maximum | minimum | exceed | less than | more than | later | wait"
+)
+"""Words without which a sentence is no refusal: "Cancel request sent" tells of none."""
+
 _SEPARATORS = re.compile(r"[\W_]+")
 
 
@@ -210,6 +219,7 @@ def _split(rows: Sequence[Row]) -> tuple[tuple[Fault, ErrorText, tuple[str, ...]
 
 
 _PHRASES = _split(REFUSALS)
+_NEGATIVE = re.compile(rf" (?:{NEGATIVE.replace(' | ', '|')})")
 
 
 def folded(words: str) -> str:
@@ -217,16 +227,26 @@ def folded(words: str) -> str:
     return " " + _SEPARATORS.sub(" ", words.casefold()).strip()
 
 
-def classify(words: str, own: Sequence[Row] = ()) -> tuple[Fault, ErrorText]:
+def classify(
+    words: str, own: Sequence[Row] = (), *, ordering: bool = False
+) -> tuple[Fault, ErrorText]:
     """Return whose matter an error text is, and what a customer may be told of it.
 
-    ``own``: rows of this provider, which come before everybody's.
+    ``own``: rows of this provider, which come before everybody's. ``ordering``: it is said of an
+    order that was to be placed, so it cannot be about one that there is.
 
     The coded family (``neworder.error.min_quantity``) is read by the same rows: dots, dashes and
     underscores count as spaces.
     """
     said = folded(words)
     for fault, told, phrases in (*_split(own), *_PHRASES):
+        if ordering and fault is Fault.ORDER:
+            continue
         if any(phrase in said for phrase in phrases):
             return fault, told
     return Fault.UNKNOWN, ErrorText.UNAVAILABLE
+
+
+def refuses(words: str) -> bool:
+    """Tell whether a sentence that stands in place of a result says no."""
+    return _NEGATIVE.search(folded(words)) is not None
