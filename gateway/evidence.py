@@ -19,7 +19,7 @@ from itertools import product
 import msgspec
 
 from gateway import ledger, money
-from gateway.model import Code, Order, State
+from gateway.model import Code, Order, State, Status
 from gateway.order_types import SUBSCRIPTIONS
 from gateway.store import Movement, Reading
 
@@ -31,6 +31,8 @@ MOST_SUMS = 50_000
 """Different sums that the doubtful movements may make; more are left open."""
 READINGS = 3
 """Readings on each side of an order that are compared."""
+PURCHASE_AND_CORRECTION = 2
+REFUNDED = frozenset({Status.PARTIAL, Status.CANCELED})
 BOOKED_LATE = 24 * 3600 * 1000
 """Milliseconds by which an owner may book a deposit after he has made it."""
 
@@ -140,20 +142,26 @@ def _compare(case: Case, order: Order, first: Reading, last: Reading) -> tuple[V
     for other in others:
         sums |= {one + other.cost for one in sums}
     placed, not_placed = (
-        any(abs(rest - cost - one) <= slack for one in sums) for cost in (order.cost, 0)
+        [one for one in sums if abs(rest - cost - one) <= slack] for cost in (order.cost, 0)
     )
     if placed and not_placed:
         msg = f"{seen}, which fits with this order and without it"
         raise _Unclear(msg)
+    costs = money.text(order.cost)
     if placed:
-        return Verdict.PLACED, f"{seen}, as much as this order costs"
+        more = _beside(placed)
+        return Verdict.PLACED, f"{seen}: the {costs} that this order costs{more}"
     if not_placed:
-        return (
-            Verdict.NOT_PLACED,
-            f"{seen}, and this order would have cost {money.text(order.cost)}",
-        )
+        more = _beside(not_placed)
+        return Verdict.NOT_PLACED, f"{seen}{more}; this order would have cost {costs}"
     msg = f"{seen}, which nothing explains; was there a deposit, or somebody else's order?"
     raise _Unclear(msg)
+
+
+def _beside(sums: Iterable[int]) -> str:
+    """Say what else has moved, where nothing less explains what was seen."""
+    least = min(sums, key=abs)
+    return f", and {money.text(least)} whose time or outcome is not certain" if least else ""
 
 
 def _moves(case: Case, since: int) -> Iterable[_Move]:
@@ -175,25 +183,29 @@ def _moves(case: Case, since: int) -> Iterable[_Move]:
 def _moves_of(case: Case, movements: Sequence[Movement], since: int) -> Iterable[_Move]:
     """Yield what an order moved: its purchase, and what came back of it."""
     (order, *_) = (one.order for one in movements if one.order)
-    begun, ended = movements[0].since, movements[-1].transfer.at + case.after
     bought_by = order.attempt_at + case.after
     if order.type == SUBSCRIPTIONS:  # paid ahead or by the post: each panel has its own way
         for one in movements:
             yield _Move(_signed(one), one.since, one.transfer.at + case.after, doubtful=True)
         return
-    back = order.cost - ledger.cost(order)
+    cost = ledger.cost(order)
+    refunded = order.status in REFUNDED
+    # Else it may have come at another price, and nobody can tell how much of it came back.
+    known = order.billed in (None, order.cost, cost)
     if bought_by >= since:
-        if order.billed is None and order.upstream_id:
-            msg = f"the provider has not said yet what order {order.id} cost"
+        # Of an order that nothing came back of, what it says that it cost is what it took; a
+        # second booking is then only what we had expected wrongly.
+        plain = not refunded and len(movements) <= PURCHASE_AND_CORRECTION
+        if (order.billed is None and order.upstream_id) or not (plain or known):
+            msg = f"the provider has not said clearly what order {order.id} cost"
             raise _Unclear(msg)
-        yield _Move(order.cost, order.attempt_at, bought_by)
-    elif not back and (change := sum(_signed(one) for one in movements)):
-        # A correction of what we expected, or a second charge: nobody can tell.
-        yield _Move(change, begun, ended, doubtful=True)
-    if back:
-        returned = [one for one in movements if one.transfer.code is Code.REBATE]
-        if returned:
-            yield _Move(-back, returned[0].since, ended)
+        yield _Move(cost if plain else order.cost, order.attempt_at, bought_by)
+        movements = () if plain else movements[1:]
+    back = all(one.transfer.code is Code.REBATE for one in movements)
+    certain = refunded and known and back
+    for one in movements:
+        shown_by = one.transfer.at + case.after
+        yield _Move(_signed(one), one.since, shown_by, doubtful=not certain)
 
 
 def _signed(movement: Movement) -> int:
