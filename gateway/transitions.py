@@ -82,6 +82,8 @@ _CANCELED: Mapping[str, object] = {
 def _become(
     order: Order, event: Event, at: int, fields: Mapping[str, object], *, frees: bool = False
 ) -> Change:
+    if fields.get("state") is State.FAILED:
+        fields = {**fields, "capped": False}
     after = msgspec.structs.replace(order, version=order.version + 1, **fields)
     stamped = msgspec.structs.replace(event, at=at, order=after.id, version=after.version)
     return Change(after, ledger.movements(order, after, at), stamped, frees)
@@ -104,10 +106,15 @@ def _taking(choice: Choice, attempt: int, at: int, sender: str) -> dict[str, obj
 def opened(
     draft: Order, choice: Choice | None, at: int, sender: str = ""
 ) -> Callable[[int], Change]:
-    """Return what makes a new order of a draft, under the id that the store gives it."""
+    """Return what makes a new order of a draft, under the id that the store gives it.
+
+    ``choice``: the route that it takes at once; ``sender``: whoever sends it then, or waits for
+    a place to do so.
+    """
 
     def build(order_id: int) -> Change:
         fields: dict[str, object] = {"state": State.QUEUED, "attempt": 0, "queued_at": at}
+        fields["sender"] = sender
         if choice:
             fields = _taking(choice, 1, at, sender)
         after = msgspec.structs.replace(draft, id=order_id, version=1, created_at=at, **fields)
@@ -324,22 +331,28 @@ def understood(order: Order, report: Report) -> Status | None:
     subscription = order.type == SUBSCRIPTIONS
     if report.status in SUBSCRIPTIONS_ONLY and not subscription:
         return None
-    shareless = _remains(order, report) is None and order.status is not Status.PARTIAL
+    shareless = (
+        _remains(order, report, report.status) is None and order.status is not Status.PARTIAL
+    )
     if report.status is Status.PARTIAL and shareless and not subscription:
         return None
     return report.status
 
 
-def reported(report: Report, at: int, following: Following) -> Transition:
-    """Take over what the provider says of an order; a word that nobody knows changes nothing."""
+def reported(report: Report, at: int, following: Following, asked_at: int = 0) -> Transition:
+    """Take over what the provider says of an order; a word that nobody knows changes nothing.
+
+    Nor does an answer that was asked for (``asked_at``) before what is known already.
+    """
 
     def change(order: Order) -> Change | None:
         status = understood(order, report)
-        if order.state is not State.PLACED or status is None:
+        if order.state is not State.PLACED or status is None or asked_at < order.reported_at:
             return None
         fields = _news(order, report, status, at)
         if not fields:
             return None
+        fields["reported_at"] = asked_at
         detail: dict[str, str | int | None] = {"status": report.word}
         detail |= {
             name: value
@@ -359,7 +372,7 @@ def _news(order: Order, report: Report, status: Status, at: int) -> dict[str, ob
     said: dict[str, object] = {
         "status": status,
         "start_count": report.start_count,
-        "remains": _remains(order, report),
+        "remains": _remains(order, report, status),
         "runs": report.runs,
         "posts": report.posts,
         "orders": report.orders or None,
@@ -379,13 +392,16 @@ def _news(order: Order, report: Report, status: Status, at: int) -> dict[str, ob
     }
 
 
-def _remains(order: Order, report: Report) -> int | None:
-    """Return what is left to deliver, in the customer's units.
+def _remains(order: Order, report: Report, status: Status | None) -> int | None:
+    """Return what is left to deliver, in the customer's units: from nothing to all of it.
 
     A drip-feed row may say only how many runs are done; the rest of the runs is what remains.
     """
-    if report.remains is None and report.runs is not None and order.type != SUBSCRIPTIONS:
+    remains = report.remains
+    if remains is None and report.runs is not None and order.type != SUBSCRIPTIONS:
         runs, quantity = order.params.get("runs"), order.params.get("quantity")
         if runs and quantity:
-            return (int(runs) - report.runs) * int(quantity)
-    return report.remains
+            remains = (int(runs) - report.runs) * int(quantity)
+    if remains is None:
+        return 0 if status is Status.COMPLETED else None
+    return min(max(remains, 0), order.size)

@@ -191,8 +191,8 @@ class PostgresOrders(PostgresBase):
 
     async def cancels_wanted(self, limit: int) -> list[Order]:
         """Return placed orders whose cancel the provider has not heard yet."""
-        where = f"WHERE cancel = '{Cancel.WANTED}' AND state = '{State.PLACED}'"
-        return await self._orders(f"{where} ORDER BY id LIMIT $1", limit)
+        where = f"cancel = '{Cancel.WANTED}' AND state = '{State.PLACED}' AND upstream_id <> ''"
+        return await self._orders(f"WHERE {where} ORDER BY id LIMIT $1", limit)
 
     async def history(self, order: int) -> tuple[list[Event], list[Transfer]]:
         """Return what happened to an order, and every movement of its money, in order."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway.errors import CustomerError, ErrorText, LeaseLost
-from gateway.model import Event, Kind, Order, State, Transfer
+from gateway.model import Event, Kind, Order, Transfer
 from gateway.store import Change, Claim, Failure, Lease, Placed, Placement, Step
 from gateway.store.postgres_books import Account, Books, NoFunds, Owner
 from gateway.store.postgres_rows import Row, Sets, insert, types
@@ -193,7 +193,7 @@ class Page:
             return ErrorText.NOT_ENOUGH_FUNDS
         if self._write(None, change) is not None:
             return ErrorText.NOT_ENOUGH_FUNDS
-        if new.cap is not None:
+        if change.order.capped:
             self._spend(day, charge)
         if new.claim:
             made = Made(new.claim.fingerprint, order_id, new.at)
@@ -246,8 +246,7 @@ class Page:
             self._events.append(change.event)
         if change.frees:
             self._freed.add(order.id)
-        if before and order.state is State.FAILED and before.state is not State.FAILED:
-            # What a daily cap counted is spent no longer.
+        if before and before.capped and not order.capped:
             self._spend((order.customer, order.created_at // DAY), -order.charge)
         return None
 
@@ -277,8 +276,8 @@ class Page:
         return sets, self._write_claims(sets)
 
     def _write_orders(self, sets: Sets) -> None:
-        fresh: list[Row] = []
-        known: list[Row] = []
+        fresh: list[Order] = []
+        known: list[Order] = []
         kinds = _CHANGING
         for order in self._changed.values():
             before = self._found.orders.get(order.id)

@@ -53,7 +53,7 @@ class SqliteOrders(SqliteFile):
             return ErrorText.NOT_ENOUGH_FUNDS
         if self._write(db, None, change) is not None:
             return ErrorText.NOT_ENOUGH_FUNDS
-        if new.cap is not None:
+        if change.order.capped:
             db.execute(
                 "INSERT INTO spending VALUES (?, ?, ?) "
                 "ON CONFLICT DO UPDATE SET amount = amount + excluded.amount",
@@ -114,8 +114,7 @@ class SqliteOrders(SqliteFile):
                 db.execute(insert(Event, "events"), to_row(change.event))
             if change.frees:
                 db.execute('DELETE FROM claims WHERE "order" = ?', (order.id,))
-            if before and order.state is State.FAILED and before.state is not State.FAILED:
-                # What a daily cap counted is spent no longer.
+            if before and before.capped and not order.capped:
                 db.execute(
                     "UPDATE spending SET amount = max(amount - ?, 0) "
                     "WHERE customer = ? AND day = ?",
@@ -266,7 +265,7 @@ class SqliteOrders(SqliteFile):
 
     async def cancels_wanted(self, limit: int) -> list[Order]:
         """Return placed orders whose cancel the provider has not heard yet."""
-        where = f"cancel = '{Cancel.WANTED}' AND state = '{State.PLACED}'"
+        where = f"cancel = '{Cancel.WANTED}' AND state = '{State.PLACED}' AND upstream_id <> ''"
         return self._orders(where, order="id", limit=limit)
 
     async def history(self, order: int) -> tuple[list[Event], list[Transfer]]:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import apsw
 import structlog
 
-from gateway.errors import ConfigError, StoreUnavailable
+from gateway.errors import ConfigError, LeaseLost, StoreUnavailable
 
 T = TypeVar("T")
 Operation = Callable[[apsw.Connection], Any]
@@ -113,17 +113,29 @@ class Commits:
         """Return each operation's result, or the exception that it ended with."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            results = [operation(self._db) for operation in operations]
+            results = [self._outcome(operation) for operation in operations]
             self._db.execute("COMMIT")
         except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for it
-            if not self._db.get_autocommit():
-                self._db.execute("ROLLBACK")
-            self._on_rollback()
+            self._roll_back()
             if len(operations) > 1 and not isinstance(error, apsw.BusyError):
                 # One of them is at fault; the others must not pay for it.
                 return [self._commit([operation])[0] for operation in operations]
             return [_translated(error)] * len(operations)
         return results
+
+    def _outcome(self, operation: Operation) -> object:
+        try:
+            return operation(self._db)
+        except LeaseLost as lost:
+            return lost  # nothing was written yet, so the others go on
+
+    def _roll_back(self) -> None:
+        self._on_rollback()
+        try:
+            if not self._db.get_autocommit():
+                self._db.execute("ROLLBACK")
+        except apsw.Error as error:
+            log.critical("a rollback failed", reason=str(error))
 
 
 class Rehearsal(Commits):

@@ -97,7 +97,9 @@ CREATE TABLE orders (
     error TEXT NOT NULL,
     created_at BIGINT NOT NULL,
     settled_at BIGINT,
-    poll_at BIGINT
+    poll_at BIGINT,
+    reported_at BIGINT NOT NULL DEFAULT 0,
+    capped BOOLEAN NOT NULL DEFAULT FALSE
 ) WITH (fillfactor = 80);
 -- Each index but the second holds only the orders that still need something.
 CREATE INDEX orders_to_ask ON orders (provider, poll_at) WHERE poll_at IS NOT NULL;
