@@ -214,9 +214,12 @@ class Background:
         await self._shop.refresh()
         seen = await self._store.sightings()
         limited = any(line.max_unsettled is not None for line in self._router.lines.values())
+        ours = self._orders.being_sent()
         at_risk = await self._store.at_risk() if limited else {}
+        ours &= self._orders.being_sent()  # whatever changed meanwhile counts twice, not never
         for name, line in self._router.lines.items():
-            line.unsettled = at_risk.get(name, 0)
+            reserved = sum(cost for _, provider, cost in ours if provider == name)
+            line.unsettled = at_risk.get(name, 0) - reserved
             sighting = seen.get(name)
             if sighting and sighting.balance is not None and sighting.balance_at is not None:
                 balance = Money(sighting.balance, sighting.currency or "")

@@ -48,7 +48,7 @@ class ErrorText(StrEnum):
 
 
 class Fault(StrEnum):
-    """Whose matter a provider's refusal is; what follows from each is declared in ``orders``."""
+    """Whose matter a provider's refusal is; what follows from each is declared in ``sending``."""
 
     CUSTOMER = "customer"  # the link, the quantity, the comments: the customer's own input
     ACCOUNT = "account"  # our key, our purse, our limit there

@@ -49,10 +49,18 @@ class Flight:
         self.place = place
         self.not_after = asyncio.get_running_loop().time() + self._line.timeout
 
-    def turn_away(self, *, taken: bool = False) -> None:
-        """Give up the place and what was counted on; ``taken``: the provider may have the order."""
+    @property
+    def provider(self) -> str:
+        """The provider that it has turned to."""
+        return self._line.name if self._line else ""
+
+    def turn_away(self, *, taken: bool = False, unused: bool = False) -> None:
+        """Give up the place and what was counted on.
+
+        ``taken``: the provider may have the order; ``unused``: it was not even asked.
+        """
         if self.place:
-            self.place.leave()
+            self.place.leave(unused=unused)
             self.place = None
         if self._line:
             self._line.unreserve(self._cost, taken=taken)

@@ -14,7 +14,7 @@ import structlog
 from gateway import ledger, metrics, money, transitions
 from gateway.cache import Cache
 from gateway.catalog import Shop
-from gateway.errors import ErrorText, Fault, Unreachable
+from gateway.errors import ErrorText, Fault, StoreUnavailable, Unreachable
 from gateway.model import (
     Action,
     Cancel,
@@ -41,6 +41,10 @@ NOTICED = 10_000
 """Oddities that are remembered, so that each is logged once."""
 ONE_REFILL = 24 * transitions.HOUR
 """For how long a refill that is under way answers for any repeat of it."""
+NOT_NOW = frozenset({Fault.BUSY, Fault.ACCOUNT})
+"""Refusals that say nothing of the order itself: what was wanted is asked for again."""
+DATABASE_BACK = 0.5
+"""Seconds between two tries to write down what a provider has answered."""
 ENDED = frozenset({RefillStatus.COMPLETED, RefillStatus.REJECTED})
 
 
@@ -96,6 +100,7 @@ class Follow:
         self._following = following
         self._answer_within = answer_within
         self._now = now
+        self._telling: set[int] = set()  # orders whose cancel is being told at this moment
         self._work: set[asyncio.Future[Any]] = set()
         self._noticed: set[tuple[str, ...]] = set()
 
@@ -145,9 +150,10 @@ class Follow:
         return len(orders)
 
     async def ask(self, provider: str, orders: Sequence[Order], under: Lease | None = None) -> bool:
-        """Ask a provider for orders and take over what it says; tells whether it spoke of all."""
+        """Ask a provider for orders and take over what it says; tells whether all became clear."""
         if not orders:
             return True
+        asked_at = self._now()
         found = await self._router.status(provider, [order.upstream_id for order in orders])
         steps = []
         heard = True
@@ -155,11 +161,13 @@ class Follow:
             outcome = found.get(order.upstream_id)
             if isinstance(outcome, Report):
                 self._notice(order, outcome)
-                change = transitions.reported(outcome, self._now(), self._following)
+                heard = heard and transitions.understood(order, outcome) is not None
+                change = transitions.reported(outcome, self._now(), self._following, asked_at)
                 if change(order) is not None:
                     steps.append(Step(order.id, change))
-            elif isinstance(outcome, Refusal):
+            elif isinstance(outcome, Refusal) and outcome.fault is Fault.ORDER:
                 # An order that it gave us and now denies is a matter for the owner, not a cancel.
+                heard = False
                 metrics.denied_orders.labels(provider).inc()
                 if self._first("denied", provider, str(order.id)):
                     log.error("a provider denies an order", provider=provider, order=order.id)
@@ -280,7 +288,7 @@ class Follow:
                 refill = msgspec.structs.replace(refill, status=RefillStatus.REJECTED)
                 answers[order.id] = ErrorText.UNAVAILABLE
             written.append(refill)
-        await self._store.set_refills(written)
+        await self._kept(lambda: self._store.set_refills(written))
         return answers
 
     async def refill_statuses(
@@ -345,12 +353,14 @@ class Follow:
             and after.version > before.version
             and after.cancel is Cancel.WANTED
             and after.state is State.PLACED
+            and after.upstream_id
         ]
         return await self._soon(self._each_provider(open_, self._tell_cancels))
 
     async def cancel_again(self, limit: int = 1000) -> int:
         """Tell providers of the cancels that they have not heard; returns how many."""
-        orders = await self._store.cancels_wanted(limit)
+        wanted = await self._store.cancels_wanted(limit)
+        orders = [one for one in wanted if one.upstream_id and one.id not in self._telling]
         await self._each_provider(orders, self._tell_cancels)
         return len(orders)
 
@@ -364,20 +374,36 @@ class Follow:
             ]
             await self.advance(steps)
             return dict.fromkeys((one.id for one in orders), ErrorText.NO_CANCEL)
-        found = await self._router.cancel(provider, [order.upstream_id for order in orders])
+        telling = {order.id for order in orders}
+        self._telling |= telling
+        try:
+            found = await self._router.cancel(provider, [order.upstream_id for order in orders])
+        finally:
+            self._telling -= telling
         answers: dict[int, ErrorText | None] = {}
         steps = []
         for order in orders:
             outcome = found.get(order.upstream_id)
             if outcome is True:
                 steps.append(Step(order.id, transitions.cancel_answered(None, self._now())))
-            elif isinstance(outcome, Refusal):
+            elif isinstance(outcome, Refusal) and outcome.fault not in NOT_NOW:
                 words = outcome.words or "refused"
                 steps.append(Step(order.id, transitions.cancel_answered(words, self._now())))
                 answers[order.id] = _told(outcome, ErrorText.NO_CANCEL)
         if steps:
-            await self.advance(steps)
+            await self._kept(lambda: self.advance(steps))
         return answers
+
+    async def _kept(self, write: Callable[[], Awaitable[object]]) -> None:
+        """Write down what a provider has answered, however long the database takes."""
+        while True:
+            try:
+                await write()
+            except StoreUnavailable as error:
+                log.error("an answer cannot be written down yet", reason=str(error))  # noqa: TRY400
+                await asyncio.sleep(DATABASE_BACK)
+            else:
+                return
 
     # --- both -----------------------------------------------------------------------------
 

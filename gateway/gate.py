@@ -8,6 +8,10 @@ HAIR = 1e-6
 """The part of a second that does not count: a timer may be early by a step of the clock."""
 
 
+FAVOR = 4
+"""Calls that come first before one of the others is let in, so that none waits for ever."""
+
+
 class Gate:
     """Lets in whoever may enter now, and the others in the order in which they came.
 
@@ -21,45 +25,54 @@ class Gate:
         self._free = most
         self._per_second = per_second
         self._entered: deque[float] = deque(maxlen=per_second or 0)  # the last ones, and when
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._first: deque[asyncio.Future[None]] = deque()
+        self._others: deque[asyncio.Future[None]] = deque()
+        self._favored = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def enter_now(self) -> bool:
         """Enter if that is possible without waiting, and without passing those who wait."""
-        if self._waiting or not self._free or self._wait():
+        if self._first or self._others or not self._free or self._wait():
             return False
         self._take()
         return True
 
-    async def enter(self) -> None:
-        """Wait until there is room."""
+    async def enter(self, *, first: bool = False) -> None:
+        """Wait until there is room; ``first``: before those who are not so urgent."""
         if self.enter_now():
             return
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        (self._first if first else self._others).append(turn)
         self._admit()
         try:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled():
-                self.leave()  # it was let in, and has gone
+                self.leave(unused=True)  # it was let in, and has gone
             raise
 
-    def leave(self) -> None:
-        """Make room for the next."""
+    def leave(self, *, unused: bool = False) -> None:
+        """Make room for the next; ``unused``: as if nobody had entered."""
         self._free += 1
+        if unused and self._entered:
+            self._entered.pop()
         self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and self._free:
+        while (self._first or self._others) and self._free:
             if seconds := self._wait():
                 if self._timer is None:
                     self._timer = asyncio.get_running_loop().call_later(seconds, self._again)
                 return
-            turn = self._waiting.popleft()
+            turn = self._next().popleft()
             if not turn.cancelled():  # who has given up is passed over
                 self._take()
                 turn.set_result(None)
+
+    def _next(self) -> deque[asyncio.Future[None]]:
+        favored = self._first and (self._favored < FAVOR or not self._others)
+        self._favored = self._favored + 1 if favored else 0
+        return self._first if favored else self._others
 
     def _again(self) -> None:
         self._timer = None

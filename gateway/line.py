@@ -19,7 +19,7 @@ from gateway.config import Provider
 from gateway.errors import CallFailed, Fault, Rejected, Unreachable
 from gateway.gate import Gate
 from gateway.model import Action, Call
-from gateway.money import Money
+from gateway.money import MILLION, Money
 from gateway.upstream import Upstream
 
 T = TypeVar("T")
@@ -33,7 +33,8 @@ SLOW = 0.5
 """The part of a provider's timeout at which it counts as slow: others are preferred."""
 MEMORY = 0.3
 """How much of the usual latency the last answer makes up."""
-MICROS = 1_000_000
+LARGE = 256 * 1024
+"""Bytes of an answer that is read in a thread."""
 
 
 class Health(msgspec.Struct):
@@ -62,11 +63,11 @@ class Place:
     def __init__(self, gate: Gate) -> None:
         self._gate: Gate | None = gate
 
-    def leave(self) -> None:
-        """Give the room to whoever waits for it."""
+    def leave(self, *, unused: bool = False) -> None:
+        """Give the room to whoever waits for it; ``unused``: nothing was asked."""
         gate, self._gate = self._gate, None
         if gate is not None:
-            gate.leave()
+            gate.leave(unused=unused)
 
 
 class Line:
@@ -98,7 +99,7 @@ class Line:
         self.reserved = 0
         self.unsettled = 0
         most = provider.max_unsettled
-        self.max_unsettled = None if most is None else int(most * MICROS)
+        self.max_unsettled = None if most is None else int(most * MILLION)
         self._purse_at = 0
         self._in_need = False
         self._url = str(provider.url)
@@ -164,6 +165,7 @@ class Line:
     def short_of(self, cost: int) -> None:
         """Remember a refusal that was about our account; the next balance settles it."""
         self.purse = min(self.purse if self.purse is not None else cost, cost) - 1
+        self._purse_at = max(self._purse_at, self._now())
         if not self._in_need:
             self._in_need = True
             self._look_after(REST)
@@ -181,13 +183,16 @@ class Line:
         """Take a place if one is free at this moment."""
         return Place(self._gate) if self._gate.enter_now() else None
 
-    async def place(self) -> Place:
-        """Wait for a place, up to the provider's timeout; raises ``Unreachable`` after it."""
+    async def place(self, *, first: bool = True) -> Place:
+        """Wait for a place, up to the provider's timeout; raises ``Unreachable`` after it.
+
+        ``first``: for an order, which passes whatever else waits.
+        """
         if place := self.place_now():
             return place
         try:
             async with asyncio.timeout(self.timeout):
-                await self._gate.enter()
+                await self._gate.enter(first=first)
         except TimeoutError:
             msg = f"{self.name}: no free place within its limits"
             raise Unreachable(msg) from None
@@ -207,7 +212,7 @@ class Line:
         loop's clock, when it is too late to begin writing.
         """
         fields = self.adapter.write(call)
-        place = place or await self.place()
+        place = place or await self.place(first=call.action is Action.ADD)
         try:
             return await self._asked(call, fields, read, not_after)
         finally:
@@ -228,7 +233,12 @@ class Line:
             answer = await self._upstream.post(
                 self._url, fields, key=self._key, timeout=self.timeout, not_after=not_after
             )
-            value = read(call, self.adapter.open(call, answer.status, answer.body))
+            # Some panels repeat our key in what they say; nobody is to read it there.
+            body = answer.body.replace(self._key.encode(), b"***")
+            if len(body) > LARGE:  # everybody else would wait while a catalog is read
+                value = await asyncio.to_thread(self._read, call, answer.status, body, read)
+            else:
+                value = self._read(call, answer.status, body, read)
         except CallFailed as failure:
             if isinstance(failure, Rejected):
                 self._answered(call.action, clock() - began)
@@ -242,6 +252,9 @@ class Line:
             health.in_flight -= 1
         self._answered(call.action, clock() - began)
         return value
+
+    def _read(self, call: Call, status: int, body: bytes, read: Callable[[Call, Any], T]) -> T:
+        return read(call, self.adapter.open(call, status, body))
 
     def _answered(self, action: Action, took: float) -> None:
         health = self.health

@@ -6,6 +6,7 @@ is in ``sending``; what comes after, statuses, refills and cancels, in ``follow`
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -34,8 +35,8 @@ It may be short: an answer that comes after all turns an unknown order into what
 """
 PAGE = 500
 """Queued orders that are looked at together."""
-AT_ONCE = 200
-"""Queued orders that are on their way at once."""
+AT_ONCE = 100
+"""Queued orders that are on their way to one provider at once."""
 
 
 class Orders:
@@ -86,6 +87,7 @@ class Orders:
             size=form.size,
             charge=charge,
             currency=self._shop.currency,
+            capped=customer.daily_cap is not None,
         )
         # An order that has a place at its provider is marked as being sent in the same commit;
         # one that has to wait for a place is with nobody, and says so.
@@ -95,14 +97,14 @@ class Orders:
         try:
             placed = await self._write(flight, customer, draft, choices, claim)
         except BaseException:
-            flight.turn_away()
+            flight.turn_away(unused=True)
             raise
         if not placed.fresh or not choices:
-            flight.turn_away()
+            flight.turn_away(unused=True)
             if placed.fresh or claim is None:
                 return placed.order.id
             return await self._repeated(customer, claim, placed.order, deadline)
-        self._sender.launch(flight, placed.order, choices)
+        flight = self._sender.launch(flight, placed.order, choices)
         order = await self._landed(flight, deadline)
         if order.state is State.FAILED and not flight.answered:
             raise CustomerError(ErrorText(order.error))
@@ -118,7 +120,7 @@ class Orders:
     ) -> Placed:
         now = self._now()
         choice = choices[0] if flight.place else None
-        build = transitions.opened(draft, choice, now, flight.sender)
+        build = transitions.opened(draft, choice, now, flight.sender if choices else "")
         placement = Placement(customer.id, build, now, claim, customer.daily_cap)
         (placed,) = await self._store.place([placement])
         if isinstance(placed, ErrorText):
@@ -145,7 +147,7 @@ class Orders:
         duplicates = self._promises.duplicates
         if not key and duplicates == "allow":
             return None
-        said = msgspec.json.encode(order_form.canonical(sent))
+        said = msgspec.json.encode(order_form.canonical(sent, self._shop.parameters))
         fingerprint = hashlib.sha256(said).digest()
         if key:
             return Claim(f"key/{key}", fingerprint, 0)
@@ -188,30 +190,35 @@ class Orders:
     async def dispatch(self) -> int:
         """Send queued orders for which there is a route, the oldest first; returns how many.
 
-        Of each service the first that has to go on waiting keeps the others behind it. One that
-        has waited for longer than ``queue_for`` is canceled, and its hold released.
+        Of each service the first for which no provider has room keeps the others behind it. One
+        that has waited for longer than ``queue_for`` is canceled, and its hold released.
         """
         sent = last = 0
-        blocked: set[int] = set()
+        full: set[int] = set()
         now = self._now()
-        room = AT_ONCE - sum(one.answered for one in self._sender.flights.values())
+        under_way = Counter(one.provider for one in self._sender.flights.values() if one.answered)
+        young = now - int(self._promises.answer_within * 1000)
         while page := await self._store.undecided(State.QUEUED, PAGE, after=last):
             last = page[-1].id
             for order in page:
-                if order.id in self._sender.flights:
-                    continue
+                waited_for = order.sender and not order.attempt and order.queued_at > young
+                if waited_for or order.id in self._sender.flights:
+                    continue  # who placed it still sees to it
                 if now - order.queued_at > self._promises.queue_for * 1000:
                     await self._expire(order)
-                elif sent < room and order.service not in blocked:
-                    if choices := self._due(order, now):
-                        self._sender.launch(Flight(answered=True), order, choices)
+                elif order.service not in full and (choices := self._due(order, now)):
+                    usable = self._sender.usable(choices)
+                    if usable and under_way[usable[0].provider] < AT_ONCE:
+                        self._sender.launch(Flight(answered=True), order, usable)
+                        under_way[usable[0].provider] += 1
                         sent += 1
                     else:
-                        blocked.add(order.service)
+                        full.add(order.service)
+            await asyncio.sleep(0)  # a long queue must not hold up everybody else
         return sent
 
     def _due(self, order: Order, now: int) -> list[Choice]:
-        """Return the routes by which a queued order can be sent now."""
+        """Return the routes that fit a queued order, if it is time to try it again."""
         wait = min(1000 << min(order.attempt, 10), 10 * transitions.MINUTE)
         if order.attempt and now - order.attempt_at < wait:
             return []
@@ -219,7 +226,7 @@ class Orders:
         if service is None or service.type.name != order.type:
             return []
         form = order_form.Form(order.params, order.size, None)
-        return self._sender.usable(service.choices(form, order.charge))
+        return service.choices(form, order.charge)
 
     async def _expire(self, order: Order) -> None:
         words = "no route took it in time"
@@ -247,6 +254,14 @@ class Orders:
             await self._store.advance(steps, under)
             log.warning("orders were left over by a stop", orders=[one.order for one in steps])
         return len(steps)
+
+    def being_sent(self) -> set[tuple[int, str, int]]:
+        """Return the orders that this process has marked: id, provider, cost there."""
+        return {
+            (order.id, order.provider, order.cost)
+            for flight in self._sender.flights.values()
+            if (order := flight.order).state is State.SENDING
+        }
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109  # a limit, not a failure
         """Wait for the orders under way; returns how many are still unanswered."""

@@ -53,7 +53,7 @@ AFTER: Mapping[Fault, After] = {
     Fault.ACCOUNT: After(another=True, later=True),  # our key or purse is no matter of the order's
     Fault.SERVICE: After(another=True, later=True),
     Fault.BUSY: After(another=True, later=True),
-    Fault.ORDER: After(another=False, later=False),
+    Fault.ORDER: After(another=False, later=False),  # no panel says it of a new one
     Fault.UNKNOWN: After(another=False, later=False),  # nobody knows what follows from it
 }
 NEVER_HEARD = After(another=True, later=True)
@@ -98,12 +98,16 @@ class Sender:
                 usable.append(choice)
         return sorted(usable, key=lambda one: self._router.line(one.provider).slow)
 
-    def launch(self, flight: Flight, order: Order, choices: Sequence[Choice]) -> None:
-        """Send an order by the first of these routes that takes it."""
+    def launch(self, flight: Flight, order: Order, choices: Sequence[Choice]) -> Flight:
+        """Send an order by the first of these routes that takes it; returns who does that."""
+        if under_way := self.flights.get(order.id):
+            flight.turn_away()
+            return under_way
         flight.order = order
         self.flights[order.id] = flight
         flight.task = asyncio.create_task(self._send(flight, choices), name=f"order {order.id}")
         flight.task.add_done_callback(partial(self._ended, order.id))
+        return flight
 
     def _ended(self, order: int, task: asyncio.Task[Order]) -> None:
         """Forget a flight; whatever broke it off is told, though nobody may wait for it."""
@@ -120,11 +124,11 @@ class Sender:
                 while rest:
                     choice = rest.pop(0)
                     if order.state is State.QUEUED:
-                        order = await self._mark(flight, order, choice, rest)
+                        order = flight.order = await self._mark(flight, order, choice, rest)
                     if order.state is State.SENDING:
                         if order.sender != flight.sender:  # another process was faster
                             break
-                        order = await self._try(flight, order, choice, rest)
+                        order = flight.order = await self._try(flight, order, choice, rest)
                     if order.state not in UNDER_WAY:
                         break
             finally:
@@ -137,14 +141,20 @@ class Sender:
         """Wait for a place at a provider, and mark the order as being sent there."""
         line = self._router.line(choice.provider)
         flight.choose(line, choice.cost)
+        trouble = ""
         if flight.place is None:
             flight.waiting = True
             try:
                 flight.enter(await line.place())
             except Unreachable as failure:
-                return order if rest else await self._give_up(flight, order, str(failure))
+                trouble = str(failure)
             finally:
                 flight.waiting = False
+        if line.resting:  # it has tired while the order waited
+            trouble = f"{line.name} does not answer"
+        if trouble:
+            flight.turn_away(unused=True)
+            return order if rest else await self._give_up(flight, order, trouble)
         return await self._decide(order, transitions.sending(choice, self._now(), flight.sender))
 
     async def _give_up(self, flight: Flight, order: Order, words: str) -> Order:
@@ -163,7 +173,7 @@ class Sender:
     async def _try(self, flight: Flight, order: Order, choice: Choice, rest: list[Choice]) -> Order:
         """Make one attempt, and write down what it came to."""
         change, upstream_id = await self._attempt(flight, order, choice, rest)
-        order = await self._decide(order, change)
+        order = await self._decide(order, change, upstream_id)
         if upstream_id and order.upstream_id != upstream_id and order.state is not State.UNKNOWN:
             log.error("taken by a provider after it was given up", upstream_id=upstream_id)
         return order
@@ -183,6 +193,7 @@ class Sender:
                 not_after=flight.not_after,
             )
         except Rejected as refusal:
+            flight.turn_away()
             if refusal.fault is Fault.ACCOUNT:
                 self._router.line(choice.provider).short_of(choice.cost)
             after = AFTER[refusal.fault]
@@ -224,7 +235,7 @@ class Sender:
         flight.deciding = not flight.answered
         return text
 
-    async def _decide(self, order: Order, change: Transition) -> Order:
+    async def _decide(self, order: Order, change: Transition, upstream_id: str = "") -> Order:
         """Write down what a provider's answer means, however long the database takes."""
         while True:
             try:
@@ -236,8 +247,9 @@ class Sender:
                 continue
             if isinstance(after, Order):
                 return after
-            log.error("an answer cannot be true", order=order.id, reason=after)
-            change = transitions.unknown(after, order.attempt, self._now())
+            log.error("an answer cannot be true", order=order.id, reason=after, said=upstream_id)
+            words = f"{after}: {upstream_id}"
+            change = transitions.unknown(words, order.attempt, self._now())
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109  # a limit, not a failure
         """Wait for the orders under way; returns how many are still unanswered."""

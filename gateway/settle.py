@@ -14,9 +14,8 @@ from gateway import transitions
 from gateway.config import Provider
 from gateway.evidence import READINGS, Case, Finding, Verdict, judge
 from gateway.follow import Follow
-from gateway.line import MICROS
 from gateway.model import Order, Report, State
-from gateway.money import Money
+from gateway.money import MILLION, Money
 from gateway.router import Router
 from gateway.store import Lease, Reading, Sighting, Step, Store
 from gateway.transitions import HOUR, Following
@@ -209,4 +208,4 @@ def _fits(order: Order, report: Report) -> bool:
         return False
     if report.quantity is not None and report.quantity != order.size:
         return False
-    return abs(report.charge - order.cost) <= max(order.cost // 1000, MICROS // 100_000)
+    return abs(report.charge - order.cost) <= max(order.cost // 1000, MILLION // 100_000)
