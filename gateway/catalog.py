@@ -233,8 +233,8 @@ def _routes(
     found = []
     for named in declared.routes:
         offer = offers.get(named.provider, {}).get(named.service)
-        if offer is None:
-            continue
+        if offer is None or not (offer.rate or declared.rate):
+            continue  # whatever is free at a provider is so by mistake, unless we say the price
         currency = config.providers[named.provider].currency
         exchange = config.exchange.factor(currency)
         found.append(
@@ -287,6 +287,12 @@ class Shop:
         self._cache = cache
         self._now = now
         self._edition = -1
+        self._parameters = frozenset(
+            name
+            for service in config.services.values()
+            if service.parameters
+            for name in (*service.parameters.required, *service.parameters.optional)
+        )
         self.catalog = Catalog({}, "")
 
     @property
@@ -297,6 +303,11 @@ class Shop:
     def declares(self, service: int) -> bool:
         """Tell whether the owner sells this service, be it available or not."""
         return service in self._config.services
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """The parameters that the owner has declared, beside those of the order types."""
+        return self._parameters
 
     async def refresh(self) -> None:
         """Take up what is in the store, if it is newer than what is in force."""
@@ -332,8 +343,12 @@ class Shop:
         try:
             offers, odd = await self._router.services(provider)
             known = len((await self._store.offers()).get(provider, {}))
+            free = sum(not offer.rate for offer in offers)
             if len(offers) * 2 < known or not offers:
                 msg = f"{provider} lists {len(offers)} services instead of {known}: not believed"
+                raise Indeterminate(msg)
+            if free * 2 > len(offers):
+                msg = f"{provider} lists {free} of {len(offers)} services as free: not believed"
                 raise Indeterminate(msg)
         except CallFailed as failure:
             await self._store.sight([Sighting(provider, trouble=str(failure)[:200])])

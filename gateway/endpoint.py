@@ -37,6 +37,7 @@ METHODS = frozenset({"GET", "POST"})
 """Only these act; a HEAD or an OPTIONS that somebody's browser sends must not order anything."""
 LARGEST = 256 * 1024
 MOST_IDS = 1000
+NOT_MODIFIED = 304
 LONGEST_IDEMPOTENCY_KEY = 255
 LARGEST_ID = 2**63 - 1
 
@@ -96,7 +97,6 @@ class Endpoint:
         other: App,
         *,
         limits: Limits | None = None,
-        ready: Callable[[], bool] = lambda: True,
     ) -> None:
         self._auth = auth
         self._shop = shop
@@ -105,7 +105,6 @@ class Endpoint:
         self._store = store
         self._other = other
         self._limits = limits or Limits()
-        self._ready = ready
         self._process = secrets.token_hex(3)
         self._count = itertools.count(1)
         self._actions: dict[str, Callable[[Asked], Awaitable[Answer]]] = {
@@ -134,19 +133,15 @@ class Endpoint:
         start: Message = {
             "type": "http.response.start",
             "status": answer.status,
-            "headers": [
-                _JSON,
-                (b"content-length", b"%d" % len(answer.body)),
-                *answer.headers,
-            ],
+            "headers": answer.headers
+            if answer.status == NOT_MODIFIED
+            else [_JSON, (b"content-length", b"%d" % len(answer.body)), *answer.headers],
         }
         await send(start)
         head = scope["method"] == "HEAD"
         await send({"type": "http.response.body", "body": b"" if head else answer.body})
 
     async def _answer(self, scope: Scope, body: bytes) -> Answer:
-        if not self._ready():
-            return GONE
         headers = dict(scope["headers"])
         request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:64]
         structlog.contextvars.clear_contextvars()
@@ -197,7 +192,7 @@ class Endpoint:
         headers = ((b"etag", tag.encode()), (b"cache-control", b"private, no-cache"))
         wanted = asked.headers.get(b"if-none-match", b"").decode("latin-1")
         if wanted and (wanted.strip() == "*" or tag in wanted):
-            return Answer(b"", 304, headers)
+            return Answer(b"", NOT_MODIFIED, headers)
         return Answer(body, 200, headers)
 
     async def _add(self, asked: Asked) -> Answer:

@@ -5,7 +5,7 @@ Nothing here knows a provider: whatever is well formed and within the service's 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import msgspec
 
@@ -34,6 +34,11 @@ KNOWN = frozenset(
     | {alias for aliases in ALIASES.values() for alias in aliases}
 )
 """Every parameter of every type: what makes two orders the same; others are ignored."""
+NUMBERS = frozenset(
+    {"service", "quantity", "runs", "interval", "min", "max"}
+    | {"posts", "old_posts", "delay", "answer_number"}
+)
+"""Those that may be spelled in several ways: ``007`` is 7, but as a link it is not."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -96,18 +101,19 @@ def lines(text: str) -> list[str]:
     return [line for line in text.replace("\r", "\n").split("\n") if line.strip()]
 
 
-def canonical(sent: Mapping[str, str]) -> list[tuple[str, str]]:
+def canonical(sent: Mapping[str, str], declared: Container[str] = ()) -> list[tuple[str, str]]:
     """Return what an order says, however it is spelled: what makes two of them the same.
 
     Without the service's own rules, so that a repeat is known even when the service is gone.
+    ``declared``: parameters that the owner has named beside those of the types.
     """
-    said = {name: value for name, value in sent.items() if name in KNOWN}
+    said = {name: value for name, value in sent.items() if name in KNOWN or name in declared}
     if "url" in said:
         said.setdefault("link", said.pop("url"))
     for name, value in said.items():
         if name in LISTS:
             said[name] = "\n".join(lines(value))
-        elif _NUMBER.fullmatch(value):
+        elif name in NUMBERS and _NUMBER.fullmatch(value):
             said[name] = str(int(value))
     return sorted(said.items())
 

@@ -15,11 +15,17 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
 
+from gateway import order_form
 from gateway.errors import CustomerError, ErrorText
 
 ABSENT = frozenset({"", "undefined", "null"})
 MOST = 1000
 """Parameters in one request; more are nobody's order."""
+NAMED = order_form.KNOWN | {
+    *("key", "action", "idempotency_key"),
+    *("order", "orders", "refill", "refills"),
+}
+"""Parameters that mean something; of any other it does not matter what it holds."""
 MOST_DIGITS = 100
 _BOM = b"\xef\xbb\xbf"
 _SPACE = " \t\r\n"
@@ -34,9 +40,10 @@ def read(query: bytes, content_type: str, body: bytes) -> dict[str, str]:
         for name, sent in pairs.items():
             value = sent.strip(_SPACE)
             if value not in ABSENT:
-                if "\0" in value or "\0" in name:
+                if "\0" not in value and "\0" not in name:
+                    params[name] = value
+                elif name in NAMED:
                     raise CustomerError(ErrorText.INCORRECT_REQUEST)
-                params[name] = value
     return params
 
 
@@ -85,7 +92,14 @@ def _object(body: bytes) -> dict[str, str]:
         found = _json.decode(body)
     except (ValueError, ArithmeticError, RecursionError):  # msgspec's own are ValueErrors
         raise CustomerError(ErrorText.INCORRECT_REQUEST) from None
-    return {name: _text(name, value) for name, value in found.items()}
+    read = {}
+    for name, value in found.items():
+        try:
+            read[name] = _text(name, value)
+        except CustomerError:
+            if name in NAMED:
+                raise
+    return read
 
 
 def _text(name: str, value: Any) -> str:  # noqa: ANN401  # whatever JSON holds

@@ -87,7 +87,22 @@ def test_a_customers_life(run: Run) -> None:
         (("customer", "debit", "alice", "500"), 1, "does not cover"),
         (("customer", "add", "alice"), 1, "there is a customer alice already"),
         (("order", "show", "99"), 2, "there is no order 99"),
+        (("customer", "limit", "alice"), 2, "say what to limit"),
+        (("customer", "limit", "nobody", "--daily", "5"), 2, "there is no customer nobody"),
+        (("customer", "limit", "alice", "--daily", "-5"), 2, "write one like 25.50"),
+        (("customer", "limit", "alice", "--daily", "much"), 2, "is not an amount"),
+        (("customer", "limit", "alice", "--from", "home"), 2, "'home' is no address"),
+        (("customer", "limit", "alice", "--from", "10.0.0.1,"), 2, "is no address"),
+        (("customer", "limit", "alice", "--per-second", "0"), 2, "from 1 to 1000000"),
+        (("customer", "limit", "alice", "--per-second", "often"), 2, "from 1 to 1000000"),
+        (("provider", "deposit", "x", "5"), 2, "there is no provider x; there are: p"),
+        (("provider", "deposit", "p", "0"), 2, "write one like 50.00"),
+        (("provider", "deposit", "p", "five"), 2, "is not an amount"),
         (("order", "settle", "1"), 2, "one of --upstream"),
+        (("order", "settle", "1", "--placed", "--not-placed"), 2, "one of --upstream"),
+        (("order", "settle", "1", "--placed", "--upstream", "5"), 2, "one of --upstream"),
+        (("order", "settle", "2", "--placed"), 1, "only unknown orders"),
+        (("order", "settle", "99", "--placed"), 2, "there is no order 99"),
         (("order", "settle", "1", "--upstream", "5", "--not-placed"), 2, "one of --upstream"),
         (("order", "settle", "2", "--upstream", "5"), 1, "only unknown orders"),
         (("order", "settle", "1", "--upstream", "a b"), 2, "such as 23501"),
@@ -180,6 +195,90 @@ def test_orders_are_listed_shown_and_settled(run: Run) -> None:
     assert {"ok": True, "problems": []}.items() <= parsed(run("audit", "--json")).items()
 
 
+def test_a_customers_limits_are_set_shown_and_lifted_each_on_its_own(run: Run) -> None:
+    run("customer", "add", "alice", "--credit", "5")
+    names = ("daily_cap", "addresses", "per_second")
+
+    def shown(result: Result) -> list[object]:
+        return [parsed(result)[name] for name in names]
+
+    assert [None, [], None] == shown(run("customer", "show", "alice", "--json"))
+    networks = "203.0.113.7, 10.0.0.0/8,2001:DB8::/32"
+    assert ["50.00", [], None] == shown(
+        run("customer", "limit", "alice", "--daily", "50", "--json")
+    )
+    assert ["50.00", ["203.0.113.7/32", "10.0.0.0/8", "2001:db8::/32"], None] == shown(
+        run("customer", "limit", "alice", "--from", networks, "--json")
+    )
+    run("customer", "limit", "alice", "--per-second", "20", "--daily", "0.5")
+    assert ["0.50", ["203.0.113.7/32", "10.0.0.0/8", "2001:db8::/32"], 20] == shown(
+        run("customer", "show", "alice", "--json")
+    )
+    assert "0.50" in run("customer", "show", "alice").output
+
+    every = ("--daily", "none", "--from", "any", "--per-second", "usual")
+    assert [None, [], None] == shown(run("customer", "limit", "alice", *every, "--json"))
+
+
+def test_a_wrong_limit_changes_none_of_them(run: Run) -> None:
+    run("customer", "add", "alice")
+    run("customer", "limit", "alice", "--daily", "50")
+    result = run("customer", "limit", "alice", "--daily", "7", "--per-second", "0")
+
+    assert 2 == result.exit_code
+    assert "50.00" == parsed(run("customer", "show", "alice", "--json"))["daily_cap"]
+
+
+def test_a_deposit_is_booked_once(run: Run, tmp_path: Path) -> None:
+    booked = [
+        parsed(run("provider", "deposit", "p", "50.5", "--reference", "r", "--json"))
+        for _ in range(2)
+    ]
+    deposit = {"provider": "p", "deposit": "50.50", "currency": "USD"}
+    assert [deposit | {"posted": True}, deposit | {"posted": False}] == booked
+    assert "nothing was done" in run("provider", "deposit", "p", "50.5", "--reference", "r").output
+    other = run("provider", "deposit", "p", "50.6", "--reference", "r")
+    assert (1, True) == (other.exit_code, "another amount" in other.output)
+    assert parsed(run("provider", "deposit", "p", "1", "--json"))["posted"]
+    assert parsed(run("provider", "deposit", "p", "1", "--json"))["posted"]
+
+    db = apsw.Connection(str(tmp_path / "gateway.db"))
+    found = dict(db.execute("SELECT kind, balance FROM accounts WHERE owner = 'p'").fetchall())
+    db.close()
+    assert {"purse": 52_500_000, "paid": -52_500_000} == found
+    assert parsed(run("audit", "--json"))["ok"]
+
+
+def test_an_order_can_be_settled_as_placed_before_its_id_is_known(run: Run) -> None:
+    """Its money is captured at once; it is followed no further until it has an id, and says so."""
+    run("customer", "add", "alice", "--credit", "5")
+    asyncio.run(_two_orders())
+
+    settled = parsed(run("order", "settle", "1", "--placed", "--json"))
+    assert ("placed", "Pending", None, None) == tuple(
+        settled[name] for name in ("state", "status", "upstream_id", "next_look")
+    )
+    assert ["hold", "capture", "cost"] == [one["code"] for one in settled["transfers"]]
+    assert "under an id that is not known" in settled["evidence"]["says"]
+    assert "--upstream THEIR_ID" in settled["evidence"]["decide"]
+    again = run("order", "settle", "1", "--placed")
+    assert (1, True) == (again.exit_code, "only unknown orders" in again.output)
+    refused = run("order", "settle", "1", "--not-placed")
+    assert 1 == refused.exit_code
+
+    assert 1 == run("order", "settle", "1", "--upstream", "7").exit_code, "it is order 2's"
+    named = parsed(run("order", "settle", "1", "--upstream", "8", "--json"))
+    assert ("placed", "8", None) == tuple(
+        named[name] for name in ("state", "upstream_id", "evidence")
+    )
+    assert named["next_look"]
+    assert settled["transfers"] == named["transfers"]
+    assert ["placed", "unknown", "settled as placed", "identified"] == [
+        event["what"] for event in named["events"]
+    ]
+    assert {"ok": True, "problems": []}.items() <= parsed(run("audit", "--json")).items()
+
+
 def test_an_audit_that_finds_something_exits_1(run: Run, tmp_path: Path) -> None:
     run("customer", "add", "alice", "--credit", "5")
     db = apsw.Connection(str(tmp_path / "gateway.db"))
@@ -211,7 +310,7 @@ def test_no_command_prints_a_providers_key(run: Run) -> None:
 
 
 def test_a_database_of_another_kind_is_refused_plainly(run: Run) -> None:
-    result = run("--database-url", "postgresql://x/y", "audit")
+    result = run("--database-url", "mysql://x/y", "audit")
 
     assert 1 == result.exit_code
-    assert "use sqlite:///" in result.output
+    assert "give sqlite:///" in result.output

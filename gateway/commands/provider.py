@@ -24,7 +24,7 @@ from gateway.commands.terminal import (
     show_table,
 )
 from gateway.errors import CallFailed, TransferConflict
-from gateway.money import Money, text
+from gateway.money import MILLION, Money, text
 from gateway.store import Sighting
 
 app = typer.Typer(no_args_is_help=True, help="The panels that we buy from.")
@@ -44,7 +44,7 @@ async def list_(json: Json = False) -> None:  # noqa: FBT002
         low = (
             provider.low_balance is not None
             and one.balance is not None
-            and one.balance < provider.low_balance * 1_000_000
+            and one.balance < provider.low_balance * MILLION
         )
         health = "low balance" if low else "ok"
         if one.trouble:
@@ -113,7 +113,7 @@ async def deposit(
             )
         except TransferConflict:
             fail("this reference was used for another amount; nothing was booked", 1)
-    result = {"provider": name, "deposit": str(paid.decimal), "currency": paid.currency}
+    result = {"provider": name, "deposit": text(paid.micros), "currency": paid.currency}
     if json:
         show_json({**result, "posted": fresh})
     else:
