@@ -237,6 +237,10 @@ class Traffic:
 
     async def _cancel(self, customer: Customer) -> None:
         if orders := self._orders_of(customer, 1):
-            rows = await self._after(customer, "cancel", orders)
-            if rows is not None and rows[0]["cancel"] == {"error": "Incorrect order ID"}:
-                self.surprises.append(f"order {orders[0]} is not known to its customer")
+            match await self._after(customer, "cancel", orders):
+                case None | [{"cancel": 1}]:
+                    pass
+                case [{"cancel": {"error": "Cancel is not available" | "Service is unavailable"}}]:
+                    pass
+                case rows:
+                    self.surprises.append(f"a cancel of {orders[0]} was answered with {rows}")

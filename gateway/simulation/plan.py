@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 import msgspec
@@ -177,3 +178,27 @@ def form(row: Row, target: str, chance: random.Random) -> dict[str, str]:
 
 JUMPS = tuple(Decimal(one) for one in ("0.5", "0.9", "1.1", "1.5", "3"))
 """By how much a price jumps at once."""
+
+
+@dataclass
+class Wish:
+    """An order that a customer wants: once.
+
+    Attributes:
+        key: his idempotency key; empty: he sends none.
+        repeats: whether he may ask again without ordering twice.
+        open: how many of his requests have had no end yet.
+        got: the order ids that he was given.
+
+    """
+
+    customer: str
+    service: int
+    target: str
+    params: dict[str, str]
+    key: str
+    repeats: bool
+    open: int = 0
+    lost: bool = False
+    got: set[int] = field(default_factory=set)
+    refused: str = ""

@@ -9,7 +9,6 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from decimal import Decimal
 from logging import ERROR
 from pathlib import Path
@@ -24,7 +23,7 @@ from gateway.money import Money
 from gateway.simulation.invariants import Invariants, Violated
 from gateway.simulation.loop import Clock, Loop, Scheduler, Standstill
 from gateway.simulation.panels import Panels, Weather
-from gateway.simulation.plan import AFTER, JUMPS, Plan, form
+from gateway.simulation.plan import AFTER, JUMPS, Plan, Wish, form
 from gateway.simulation.process import Answer, Process
 from gateway.store.sqlite import SqliteStore
 
@@ -32,37 +31,13 @@ WORDS = ("", "", "", "partial", "cancel", "late-cancel", "overdeliver", "odd-sta
 """What becomes of an order, by a word in its link."""
 LONGEST = 30.0
 """Seconds for which a customer waits."""
-CALM = 2 * AFTER + 60
+CALM = 2 * AFTER + 30
 """Seconds of fair weather at the end, in which everything comes to rest."""
 DAYS = 3 * 24 * 3600.0
 """Seconds that pass until the last look at everything."""
 DOOM = 40
 """Steps after the arrival of an order in which its process is killed or stopped."""
 LAST_LINES = 30
-
-
-@dataclass
-class Wish:
-    """An order that a customer wants: once.
-
-    Attributes:
-        key: his idempotency key; empty: he sends none.
-        repeats: whether he may ask again without ordering twice.
-        open: how many of his requests have had no end yet.
-        got: the order ids that he was given.
-
-    """
-
-    customer: str
-    service: int
-    target: str
-    params: dict[str, str]
-    key: str
-    repeats: bool
-    open: int = 0
-    lost: bool = False
-    got: set[int] = field(default_factory=set)
-    refused: str = ""
 
 
 class Result(msgspec.Struct, kw_only=True):
