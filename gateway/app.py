@@ -44,6 +44,9 @@ DRAIN = 20.0
 WATCHED = 2.0
 """Seconds between two looks at the owner's file."""
 
+Stamps = tuple[tuple[int, int, int] | None, ...]
+"""What changes when a file is written, of each file that is watched."""
+
 
 class Gateway:
     """Everything that is open, wired together; made by ``open_gateway``."""
@@ -194,6 +197,7 @@ class Running:
         gateway: Gateway,
         settings: Settings,
         problems: list[str],
+        seen: Stamps,
         *,
         work: bool = True,
         changed: Callable[[Gateway], None] = lambda _: None,
@@ -203,7 +207,7 @@ class Running:
         self._settings = settings
         self._work = work
         self._changed = changed
-        self._seen: tuple[object, ...] = self._look()
+        self._seen = seen
         self._ending: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
 
@@ -212,7 +216,7 @@ class Running:
         for problem in self.problems:
             log.error("the last good file is in force", mistake=problem)
         if not self.problems:
-            await self._keep()
+            await _keep(self.gateway)
         self.gateway.cache.listen(self._hear)
         self.gateway.background.start(work=self._work)
         self._changed(self.gateway)
@@ -237,20 +241,11 @@ class Running:
         while True:
             await asyncio.sleep(WATCHED)
             try:
-                if (seen := self._look()) != self._seen:
-                    self._seen = seen
+                if (seen := _look(self._settings)) != self._seen:
                     await self._take_up()
+                    self._seen = seen
             except Exception:
                 log.exception("the owner's file could not be looked at")
-
-    def _look(self) -> tuple[object, ...]:
-        """Return what changes when the file, or the ``.env`` beside it, is written."""
-        path = self._settings.config
-        return tuple(_stamp(one) for one in (path, path.parent / ".env"))
-
-    async def _keep(self) -> None:
-        gateway = self.gateway
-        await gateway.store.keep_configuration(gateway.config.text, gateway.now())
 
     async def _take_up(self) -> None:
         try:
@@ -264,15 +259,26 @@ class Running:
         if config == self.gateway.config:
             return
         before = self.gateway
-        self.gateway = await before.changed(config)
-        await self._keep()
-        self._changed(self.gateway)
+        gateway = await before.changed(config)
+        await _keep(gateway)
+        self.gateway = gateway
+        self._changed(gateway)
         await before.background.stop()
         self.gateway.background.start(work=self._work)
         task = asyncio.create_task(wind_down(before))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
         log.warning("a changed file is in force", services=len(config.services))
+
+
+async def _keep(gateway: Gateway) -> None:
+    await gateway.store.keep_configuration(gateway.config.text, gateway.now())
+
+
+def _look(settings: Settings) -> Stamps:
+    """Return what changes when the owner's file, or the ``.env`` beside it, is written."""
+    path = settings.config
+    return tuple(_stamp(one) for one in (path, path.parent / ".env"))
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
@@ -353,13 +359,14 @@ async def at_work(
     changed: Callable[[Gateway], None] = lambda _: None,
 ) -> AsyncIterator[Running]:
     """Open everything and let it work for as long as the context lasts."""
+    seen = _look(settings)  # before it is read: what is written meanwhile is news
     store = await open_store(settings.database_url)
     try:
         config, problems = await find_config(settings, store)
     finally:
         await store.close()
     async with open_gateway(config, settings) as gateway:
-        running = Running(gateway, settings, problems, work=work, changed=changed)
+        running = Running(gateway, settings, problems, seen, work=work, changed=changed)
         await running.start()
         yield running
         await running.stop()

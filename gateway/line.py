@@ -235,10 +235,13 @@ class Line:
             )
             # Some panels repeat our key in what they say; nobody is to read it there.
             body = answer.body.replace(self._key.encode(), b"***")
-            if len(body) > LARGE:  # everybody else would wait while a catalog is read
-                value = await asyncio.to_thread(self._read, call, answer.status, body, read)
-            else:
-                value = self._read(call, answer.status, body, read)
+
+            def understood() -> T:
+                return read(call, self.adapter.open(call, answer.status, body))
+
+            # Everybody else would wait while a catalog is read.
+            large = len(body) > LARGE
+            value = await asyncio.to_thread(understood) if large else understood()
         except CallFailed as failure:
             if isinstance(failure, Rejected):
                 self._answered(call.action, clock() - began)
@@ -252,9 +255,6 @@ class Line:
             health.in_flight -= 1
         self._answered(call.action, clock() - began)
         return value
-
-    def _read(self, call: Call, status: int, body: bytes, read: Callable[[Call, Any], T]) -> T:
-        return read(call, self.adapter.open(call, status, body))
 
     def _answered(self, action: Action, took: float) -> None:
         health = self.health

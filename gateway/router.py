@@ -17,6 +17,9 @@ from gateway.upstream import Upstream
 
 T = TypeVar("T")
 
+TOGETHER = 8
+"""Calls about many ids that wait for a place at the same time: no crowd before anybody else."""
+
 
 class Router:
     """All lines, by the provider's name in ``providers.yaml``."""
@@ -149,10 +152,14 @@ class Router:
         chunks: Iterable[tuple[str, ...]],
         read: Callable[[Call, Any], Mapping[str, T]],
     ) -> dict[str, T | Refusal | CallFailed]:
+        free = asyncio.Semaphore(TOGETHER)
+
+        async def ask(ids: tuple[str, ...]) -> dict[str, T | Refusal | CallFailed]:
+            async with free:
+                return await self._chunk(provider, action, ids, read)
+
         found: dict[str, T | Refusal | CallFailed] = {}
-        for part in await asyncio.gather(
-            *(self._chunk(provider, action, ids, read) for ids in chunks)
-        ):
+        for part in await asyncio.gather(*map(ask, chunks)):
             found |= part
         return found
 

@@ -107,11 +107,11 @@ async def test_a_suspended_customer_is_told_so(
     """Within a few seconds of his suspension, and he is welcome within as many of its end."""
     ann = await known(store, "one")
     assert ann == await door.customer("one")
-    await store.set_customer(msgspec.structs.replace(ann, disabled=True))
+    await store.set_customer(ann, msgspec.structs.replace(ann, disabled=True))
     clock.now += FRESH_FOR
 
     assert ErrorText.SUSPENDED == await refusal(door, "one")
-    await store.set_customer(ann)
+    await store.set_customer(msgspec.structs.replace(ann, disabled=True), ann)
     clock.now += FRESH_FOR
 
     assert ann == await door.customer("one")
@@ -122,7 +122,7 @@ async def test_a_new_key_ends_the_old_one(store: SqliteStore, door: Auth, clock:
     ann = await known(store, "old")
     assert ann == await door.customer("old")
     assert ErrorText.INVALID_KEY == await refusal(door, "new")
-    await store.set_customer(ann, auth.digest(await store.pepper(), "new"))
+    await store.set_customer(ann, ann, auth.digest(await store.pepper(), "new"))
     clock.now += FRESH_FOR
 
     assert ann == await door.customer("new")

@@ -482,7 +482,7 @@ async def test_who_may_have_missed_something_is_told_so(server: str) -> None:
     cache.listen(heard.append)
     await seen(heard, "")
     async with talking_to(server) as client:
-        await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await client.client_kill_filter(_type="pubsub")
     await seen(heard, "", times=2)
     await asyncio.sleep(0.1)  # the cache lets one caller try in a pause
     await cache.tell("customers")

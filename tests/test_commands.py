@@ -243,7 +243,8 @@ def test_a_deposit_is_booked_once(run: Run, tmp_path: Path) -> None:
     assert parsed(run("provider", "deposit", "p", "1", "--json"))["posted"]
 
     db = apsw.Connection(str(tmp_path / "gateway.db"))
-    found = dict(db.execute("SELECT kind, balance FROM accounts WHERE owner = 'p'").fetchall())
+    rows = db.execute("SELECT kind, balance FROM accounts WHERE owner = 'p'")
+    found = {str(kind): balance for kind, balance in rows}
     db.close()
     assert {"purse": 52_500_000, "paid": -52_500_000} == found
     assert parsed(run("audit", "--json"))["ok"]

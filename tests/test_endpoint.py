@@ -334,7 +334,7 @@ async def test_half_a_request_is_not_acted_on(tmp_path: Path) -> None:
 async def test_a_disabled_customer_is_suspended(tmp_path: Path) -> None:
     async with world(tmp_path) as one:
         store = one.gateway.store
-        await store.set_customer(msgspec.structs.replace(one.customer, disabled=True))
+        await store.set_customer(one.customer, msgspec.structs.replace(one.customer, disabled=True))
 
         assert {"error": "Account suspended"} == await one.api("balance")
 

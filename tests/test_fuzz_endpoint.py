@@ -565,12 +565,12 @@ async def _keys(one: World) -> dict[str, int]:
     rich = one.customer.id
     poor = await one.customer_with("0.1", "bob")
     second = one.customer.id
+    store = one.gateway.store
     bound = msgspec.structs.replace(one.customer, addresses=(f"{HOME}/32",))
+    await store.set_customer(one.customer, bound)
     suspended = await one.customer_with("1", "eve")
-    third = msgspec.structs.replace(one.customer, disabled=True)
-    for customer in (bound, third):
-        await one.gateway.store.set_customer(customer)
-    return {one.key: rich, poor: second, suspended: third.id, "f00d" * 8: 0}
+    await store.set_customer(one.customer, msgspec.structs.replace(one.customer, disabled=True))
+    return {one.key: rich, poor: second, suspended: one.customer.id, "f00d" * 8: 0}
 
 
 async def _available(one: World, customers: list[int]) -> int:

@@ -61,7 +61,7 @@ async def ask(
 async def limit(one: World, **fields: Any) -> None:
     """Set the customer's own limits, as a command does in another process."""
     customer = msgspec.structs.replace(one.customer, **fields)
-    await one.gateway.store.set_customer(customer)
+    await one.gateway.store.set_customer(one.customer, customer)
     one.gateway.auth.forget()
     one.customer = customer
 

@@ -721,8 +721,10 @@ async def test_a_customer_is_known_by_his_digest(store: Store) -> None:
     assert taken is None
     assert Customer(id=1, name="ann", tier="gold", created_at=AT) == ann
     disabled = msgspec.structs.replace(ann, disabled=True, tier="")
-    await store.set_customer(disabled)
-    await store.set_customer(bob, b"new")
+    await store.set_customer(ann, disabled)
+    await store.set_customer(bob, bob, b"new")
+    await store.set_customer(ann, msgspec.structs.replace(ann, per_second=5))
+    disabled = msgspec.structs.replace(disabled, per_second=5)  # two commands at once: both count
 
     assert [disabled, bob] == await store.customers()
     assert disabled == await store.customer_of(b"a")

@@ -201,7 +201,7 @@ REFUSALS: tuple[Row, ...] = (
 )
 
 NEGATIVE = (
-    "not | no | never | cannot | can t | could t | couldn t | don t | doesn t | isn t | won t | "
+    "not | no | never | cannot | can t | could t | don t | doesn t | isn t | won t | "
     "unable | fail | error | incorrect | invalid | wrong | disabled | unavailable | unsupported | "
     "expired | over | denied | reject | refused | declined | forbidden | already | too | missing | "
     "only | must | maximum | minimum | exceed | less than | more than | later | wait"

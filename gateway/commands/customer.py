@@ -221,7 +221,7 @@ async def _change(name: str, *, json: bool, **fields: object) -> None:
         customer = await _find(store, name)
         if "tier" in fields:
             _tier(config, str(fields["tier"]))
-        await store.set_customer(msgspec.structs.replace(customer, **fields))
+        await store.set_customer(customer, msgspec.structs.replace(customer, **fields))
         await announce(store, load_settings(), CUSTOMERS)
         facts = await _facts(store, await _find(store, name), config)
     if json:
@@ -290,7 +290,7 @@ async def key(name: Name, json: Json = False) -> None:  # noqa: FBT002
     async with opened_store() as (store, config):
         customer = await _find(store, name)
         new = auth.new_key()
-        await store.set_customer(customer, auth.digest(await store.pepper(), new))
+        await store.set_customer(customer, customer, auth.digest(await store.pepper(), new))
         await announce(store, load_settings(), CUSTOMERS)
         balance = await _balance(store, customer, config.currency)
     result = {

@@ -334,8 +334,10 @@ class Store(Protocol):
         """Write a new customer; ``None`` when the name is taken."""
         ...
 
-    async def set_customer(self, customer: Customer, digest: bytes | None = None) -> None:
-        """Write a customer as he is now, with a new key when one is given."""
+    async def set_customer(
+        self, before: Customer, after: Customer, digest: bytes | None = None
+    ) -> None:
+        """Write in what a customer is different now, and a new key when one is given."""
         ...
 
     async def customer_of(self, digest: bytes) -> Customer | None:

@@ -6,7 +6,7 @@ from gateway.model import Customer, Kind
 from gateway.store import Balance
 from gateway.store.postgres_base import PostgresBase
 from gateway.store.postgres_rows import Connection, select, things
-from gateway.store.rows import columns, from_row, listed, to_row
+from gateway.store.rows import changed, columns, from_row, listed, to_row
 
 _NAMES = columns(Customer)[1:]
 _MARKS = [f"${number}" for number, _ in enumerate(_NAMES, 2)]
@@ -15,11 +15,6 @@ _ADD = f"""
     INSERT INTO customers (digest, {listed(_NAMES)})
     SELECT $1, {", ".join(_MARKS)} WHERE NOT EXISTS (SELECT FROM customers WHERE name = {_MARKS[0]})
     ON CONFLICT (name) DO NOTHING RETURNING {listed(columns(Customer))}
-"""
-_SET = f"""
-    UPDATE customers SET digest = coalesce($1, digest),
-    ({listed(_NAMES)}) = ROW ({", ".join(_MARKS)})
-    WHERE id = ${len(_NAMES) + 2}
 """
 
 
@@ -40,11 +35,16 @@ class PostgresCustomers(PostgresBase):
 
         return await self._transact(run)
 
-    async def set_customer(self, customer: Customer, digest: bytes | None = None) -> None:
-        """Write a customer as he is now, with a new key when one is given."""
+    async def set_customer(
+        self, before: Customer, after: Customer, digest: bytes | None = None
+    ) -> None:
+        """Write in what a customer is different now, and a new key when one is given."""
+        values = changed(before, after)
+        updates = "".join(f"{name} = ${at}, " for at, name in enumerate(values, 3))
+        update = f"UPDATE customers SET {updates} digest = coalesce($1, digest) WHERE id = $2"
 
         async def run(db: Connection) -> None:
-            await db.execute(_SET, digest, *to_row(customer)[1:], customer.id)
+            await db.execute(update, digest, after.id, *values.values())
 
         await self._transact(run)
 

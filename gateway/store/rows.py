@@ -6,8 +6,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gateway.model import Order
-
 T = TypeVar("T", bound=msgspec.Struct)
 
 _JSON = frozenset({"params", "orders", "detail", "addresses"})
@@ -49,10 +47,10 @@ def from_row(kind: type[T], row: Sequence[Any]) -> T:
     return msgspec.convert(fields, kind, strict=False)
 
 
-def changed(before: Order, after: Order) -> Mapping[str, Value]:
-    """Return the columns in which two versions of an order differ."""
+def changed(before: T, after: T) -> Mapping[str, Value]:
+    """Return the columns in which two versions of the same thing differ."""
     return {
         name: to_value(name, value)
-        for name in columns(Order)
+        for name in columns(type(after))
         if (value := getattr(after, name)) != getattr(before, name)
     }

@@ -6,7 +6,7 @@ import apsw
 
 from gateway.model import Customer, Kind
 from gateway.store import Balance
-from gateway.store.rows import columns, from_row, listed, to_row
+from gateway.store.rows import changed, columns, from_row, listed, to_row
 from gateway.store.sqlite_file import SqliteFile, select
 
 
@@ -34,14 +34,16 @@ class SqliteCustomers(SqliteFile):
 
         return await self._writer.do(run)
 
-    async def set_customer(self, customer: Customer, digest: bytes | None = None) -> None:
-        """Write a customer as he is now, with a new key when one is given."""
-        names = columns(Customer)[1:]
-        updates = ", ".join(f"{name} = ?" for name in names)
+    async def set_customer(
+        self, before: Customer, after: Customer, digest: bytes | None = None
+    ) -> None:
+        """Write in what a customer is different now, and a new key when one is given."""
+        values = changed(before, after)
+        updates = "".join(f"{name} = ?, " for name in values)
         await self._writer.do(
             lambda db: db.execute(
-                f"UPDATE customers SET {updates}, digest = coalesce(?, digest) WHERE id = ?",
-                (*to_row(customer)[1:], digest, customer.id),
+                f"UPDATE customers SET {updates} digest = coalesce(?, digest) WHERE id = ?",
+                (*values.values(), digest, after.id),
             ).fetchall()
         )
 
