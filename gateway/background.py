@@ -212,6 +212,7 @@ class Background:
     async def _news(self) -> None:
         """Take up what other processes have seen and done."""
         await self._shop.refresh()
+        await self._orders.take_back()
         seen = await self._store.sightings()
         limited = any(line.max_unsettled is not None for line in self._router.lines.values())
         ours = self._orders.being_sent()

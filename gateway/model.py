@@ -171,12 +171,13 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         provider, route: where it is or was sent: the provider, and its service id.
         upstream_id: the provider's order id; empty while there is none.
         attempt: the number of the attempt under way, or of the last.
-        attempt_at: when that attempt was marked; not a byte of it is written earlier.
+        attempt_at: when that attempt was marked; not a byte of it is written earlier. Before the
+            first, when whoever placed it began to wait for a place.
         capped: it counts against its customer's daily cap.
         reported_at: when the provider was asked for what is known of it.
         queued_at: since when it waits for a route.
-        sender: a random mark of whoever makes that attempt, so that he knows it for his own; of
-            a new order without one, of whoever is waiting for a place to make it.
+        sender: a random mark of whoever makes that attempt, or places the order, so that he
+            knows it for his own.
         cost: what it should cost in all, in millionths of ``cost_currency``.
         billed: what the provider last said it charged.
         exchange: one unit of ``cost_currency`` in ``currency`` when it was sent.

@@ -35,6 +35,8 @@ It may be short: an answer that comes after all turns an unknown order into what
 """
 PAGE = 500
 """Queued orders that are looked at together."""
+MOST_UNDECIDED = 100_000
+"""Orders under way that are looked through for those to be taken back."""
 AT_ONCE = 100
 """Queued orders that are on their way to one provider at once."""
 
@@ -57,6 +59,8 @@ class Orders:
         self._promises = promises
         self._now = now
         self._sender = Sender(store, router, promises, following, now)
+        # Marks of orders that were not sent, and of which nobody knows if they were written.
+        self._unsure: set[str] = set()
 
     # --- placed ---------------------------------------------------------------------------
 
@@ -94,11 +98,7 @@ class Orders:
         flight = Flight()
         if choices:
             flight.choose(self._router.line(choices[0].provider), choices[0].cost)
-        try:
-            placed = await self._write(flight, customer, draft, choices, claim)
-        except BaseException:
-            flight.turn_away(unused=True)
-            raise
+        placed = await self._write(flight, customer, draft, choices, claim)
         if not placed.fresh or not choices:
             flight.turn_away(unused=True)
             if placed.fresh or claim is None:
@@ -120,10 +120,16 @@ class Orders:
     ) -> Placed:
         now = self._now()
         choice = choices[0] if flight.place else None
-        build = transitions.opened(draft, choice, now, flight.sender if choices else "")
+        build = transitions.opened(draft, choice, now, flight.sender, waits=bool(choices))
         placement = Placement(customer.id, build, now, claim, customer.daily_cap)
-        (placed,) = await self._store.place([placement])
+        try:
+            (placed,) = await self._store.place([placement])
+        except BaseException:
+            self._unsure.add(flight.sender)
+            flight.turn_away(unused=True)
+            raise
         if isinstance(placed, ErrorText):
+            flight.turn_away(unused=True)
             raise CustomerError(placed)
         return placed
 
@@ -201,7 +207,7 @@ class Orders:
         while page := await self._store.undecided(State.QUEUED, PAGE, after=last):
             last = page[-1].id
             for order in page:
-                waited_for = order.sender and not order.attempt and order.queued_at > young
+                waited_for = not order.attempt and order.attempt_at > young
                 if waited_for or order.id in self._sender.flights:
                     continue  # who placed it still sees to it
                 if now - order.queued_at > self._promises.queue_for * 1000:
@@ -253,6 +259,30 @@ class Orders:
         if steps:
             await self._store.advance(steps, under)
             log.warning("orders were left over by a stop", orders=[one.order for one in steps])
+        return len(steps)
+
+    async def take_back(self) -> int:
+        """Release what was written though its customer was told that it was not; returns how many.
+
+        That happens when the answer to a commit is lost. Such an order was never sent, and only
+        the process that was to send it knows that.
+        """
+        unsure = set(self._unsure)
+        if not unsure:
+            return 0
+        now = self._now()
+        words = "the database did not say that it was written"
+        steps = []
+        for state in UNDER_WAY:
+            steps += [
+                Step(order.id, transitions.never_sent(words, order.sender, now))
+                for order in await self._store.undecided(state, MOST_UNDECIDED)
+                if order.sender in unsure
+            ]
+        if steps:
+            await self._store.advance(steps)
+            log.warning("orders were taken back", orders=[one.order for one in steps])
+        self._unsure -= unsure
         return len(steps)
 
     def being_sent(self) -> set[tuple[int, str, int]]:

@@ -48,8 +48,9 @@ def _redis(url: str) -> str:
 
 def _is_address(url: str) -> bool:
     try:
-        parts = urlsplit(url)
-        return parts.port != 0 and not any(letter.isspace() for letter in url)
+        hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
+        ports = [urlsplit(f"//{host}").port for host in hosts]
+        return 0 not in ports and not any(letter.isspace() for letter in url)
     except ValueError:
         return False
 
@@ -77,7 +78,8 @@ class Settings(BaseSettings):
 
     Attributes:
         config: the owner's file.
-        database_url: ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``postgresql://…``.
+        database_url: ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``postgresql://…``;
+            of several hosts, ``host:port,host:port``, the one that takes writes is used.
         redis_url: empty for a cache in this process.
         port: 0 for any that is free.
         admin_token: empty when only callers on this machine may see the owner's pages.

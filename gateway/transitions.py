@@ -104,17 +104,17 @@ def _taking(choice: Choice, attempt: int, at: int, sender: str) -> dict[str, obj
 
 
 def opened(
-    draft: Order, choice: Choice | None, at: int, sender: str = ""
+    draft: Order, choice: Choice | None, at: int, sender: str = "", *, waits: bool = False
 ) -> Callable[[int], Change]:
     """Return what makes a new order of a draft, under the id that the store gives it.
 
-    ``choice``: the route that it takes at once; ``sender``: whoever sends it then, or waits for
-    a place to do so.
+    ``choice``: the route that it takes at once; ``sender``: the mark of whoever places it;
+    ``waits``: he waits for a place to send it.
     """
 
     def build(order_id: int) -> Change:
         fields: dict[str, object] = {"state": State.QUEUED, "attempt": 0, "queued_at": at}
-        fields["sender"] = sender
+        fields |= {"sender": sender, "attempt_at": at if waits else 0}
         if choice:
             fields = _taking(choice, 1, at, sender)
         after = msgspec.structs.replace(draft, id=order_id, version=1, created_at=at, **fields)
@@ -147,6 +147,18 @@ def given_up(
         if late:
             fields["status"] = Status.CANCELED
         return _become(order, Event("given up", {"words": words}), at, fields, frees=frees)
+
+    return change
+
+
+def never_sent(words: str, sender: str, at: int) -> Transition:
+    """Release an order that whoever placed it, known by his mark, has surely not sent."""
+
+    def change(order: Order) -> Change | None:
+        if order.sender != sender or order.state not in (State.QUEUED, State.SENDING):
+            return None
+        fields = {"state": State.FAILED, "error": str(ErrorText.UNAVAILABLE)}
+        return _become(order, Event("taken back", {"words": words}), at, fields, frees=True)
 
     return change
 

@@ -175,6 +175,7 @@ async def world(
     money: str = "100",
     name: str = "alice",
     sync: bool = True,
+    database_url: str = "",
     **panels: Panel,
 ) -> AsyncIterator[World]:
     """Open a gateway over these panels, each at ``http://panel/<name>``."""
@@ -188,7 +189,7 @@ async def world(
     environment = {"KEY": "upstream-secret"}
     adapters = {name: adapter.currency for name, adapter in ADAPTERS.items()}
     owner = config.parse(yaml, "providers.yaml", environment, adapters)
-    settings = Settings(database_url=f"sqlite:///{folder / 'gateway.db'}")
+    settings = Settings(database_url=database_url or f"sqlite:///{folder / 'gateway.db'}")
     upstream = Upstream(httpx.MockTransport(carry))
     clock = Clock()
     async with open_gateway(owner, settings, upstream=upstream, now=clock) as gateway:

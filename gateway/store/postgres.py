@@ -147,9 +147,9 @@ class Links:
             fine = not isinstance(error, _DRIVERS) or isinstance(error, (*_OURS, *_IN_THE_WAY))
             raise
         finally:
-            if not fine or self._closed or db.is_in_transaction():
+            if not fine or self._closed or db.is_closed() or db.is_in_transaction():
                 db.terminate()
-            elif not db.is_closed():
+            else:
                 self._idle.append(db)
 
     async def _free(self) -> Connection:

@@ -1,0 +1,231 @@
+"""PostgreSQL restarted, held up, out of connections, failed over, and cut off in a commit.
+
+What cannot be made durable is answered with 503 and sent to nobody; when the database is back,
+everything goes on in the same process.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from signal import SIGQUIT
+from urllib.parse import urlsplit
+
+import asyncpg  # type: ignore[import-untyped]
+import httpx
+import pytest
+
+from databases import bare_database
+from gateway.model import State
+from pgtmp import Server, server
+from test_routes import QUEUE, yaml
+from world import Panel, World, world
+
+GONE = 503
+WAITED = "limits: {concurrency: 1}"
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Server]:
+    """A server for this module, since what is done to it would disturb other tests."""
+    with server(max_connections="20") as one:
+        yield one
+
+
+@asynccontextmanager
+async def gateway_on(folder: Path, url: str, p: Panel, file: str = "") -> AsyncIterator[World]:
+    """Open a gateway on a database of PostgreSQL; its books are right at the end."""
+    async with world(folder, file or yaml(first="[p/1]"), database_url=url, p=p, q=Panel()) as one:
+        yield one
+        await one.gateway.orders.drain(5)
+        assert [] == await one.audit()
+
+
+async def add(one: World, number: int) -> httpx.Response:
+    """Order once, and return the whole answer."""
+    form = {"key": one.key, "action": "add", "service": 101, "quantity": 100}
+    link = f"https://example.com/{number}"
+    return await one.client.post("/api/v2", data={**form, "link": link}, timeout=30)
+
+
+async def goes_on(one: World, p: Panel, asked: int) -> None:
+    """Say that nothing was sent meanwhile, and that the next order is taken at once."""
+    assert asked == len(p.asked("add"))
+    assert 200 == (await add(one, 99)).status_code
+    assert asked + 1 == len(p.asked("add"))
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["in good order", "as if the power had gone"])
+async def test_a_restart_is_outlived(own: Server, tmp_path: Path, *, crash: bool) -> None:
+    p = Panel()
+    async with bare_database(own.url) as url, gateway_on(tmp_path, url, p) as one:
+        assert 200 == (await add(one, 1)).status_code
+
+        own.stop(*([SIGQUIT] if crash else []))
+        answers = await asyncio.gather(*(add(one, number) for number in range(2, 12)))
+        status = await one.client.post("/api/v2", data={"key": one.key, "action": "balance"})
+        own.start()
+
+        assert {GONE} == {one.status_code for one in (*answers, status)}
+        await goes_on(one, p, 1)
+
+
+async def test_a_server_that_is_held_up_is_not_waited_for_without_end(
+    own: Server, tmp_path: Path
+) -> None:
+    """An order whose commit nobody heard of is not sent, whatever has become of the commit."""
+    p = Panel()
+    async with bare_database(own.url) as url, gateway_on(tmp_path, url, p) as one:
+        assert 200 == (await add(one, 1)).status_code
+
+        with own.held_up():
+            answers = await asyncio.gather(*(add(one, number) for number in range(2, 6)))
+
+        assert {GONE} == {one.status_code for one in answers}
+        await goes_on(one, p, 1)
+        await one.gateway.background._news()
+        held = (await one.gateway.store.balances([one.customer.id]))[one.customer.id]
+        assert [0] == [account.held for account in held]
+
+
+async def test_a_server_without_a_connection_to_spare_is_waited_for(
+    own: Server, tmp_path: Path
+) -> None:
+    p = Panel()
+    async with bare_database(own.url) as url, gateway_on(tmp_path, url, p) as one:
+        admin = await asyncpg.connect(own.url)
+        hogs = []
+        with contextlib.suppress(asyncpg.TooManyConnectionsError):
+            while True:
+                hogs.append(await asyncpg.connect(own.url))
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1",
+            urlsplit(url).path[1:],
+        )
+        with contextlib.suppress(asyncpg.TooManyConnectionsError):
+            while True:
+                hogs.append(await asyncpg.connect(own.url))
+
+        assert GONE == (await add(one, 1)).status_code
+        await asyncio.gather(*(hog.close() for hog in (admin, *hogs)))
+
+        await goes_on(one, p, 0)
+
+
+async def test_a_standby_that_takes_over_is_found(tmp_path: Path) -> None:
+    """Both are named in the URL, and whichever takes writes is used."""
+    p = Panel()
+    with server(wal_level="replica") as primary, server(made=False, hot_standby="on") as standby:
+        standby.follow(primary)
+        standby.start()
+        url = f"postgresql://postgres@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/postgres"
+        async with gateway_on(tmp_path, url, p) as one:
+            assert 200 == (await add(one, 1)).status_code
+            await _caught_up(primary)
+
+            primary.stop()
+            assert GONE == (await add(one, 2)).status_code
+            standby.promote()
+
+            await goes_on(one, p, 1)
+            assert State.PLACED is (await one.order(1)).state
+
+
+async def _caught_up(primary: Server) -> None:
+    """Wait until the standby has everything that was written."""
+    db = await asyncpg.connect(primary.url)
+    try:
+        late = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn < pg_current_wal_lsn()"
+        while await db.fetchval(late):
+            await asyncio.sleep(0.02)
+    finally:
+        await db.close()
+
+
+class Cut:
+    """Stands before a server, and can lose the answer to a commit.
+
+    Attributes:
+        lose: how many answers to a commit are still to be lost.
+
+    """
+
+    def __init__(self, port: int) -> None:
+        self.lose = 0
+        self._port = port
+        self._carried: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[int]:
+        """Carry connections for as long as the context lasts; yields the port."""
+        async with await asyncio.start_server(self._begin, "127.0.0.1", 0) as proxy:
+            yield int(proxy.sockets[0].getsockname()[1])
+        await asyncio.gather(*self._carried)
+
+    def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._carried.add(asyncio.create_task(self._carry(reader, writer)))
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs, ours = await asyncio.open_connection("127.0.0.1", self._port)
+        await asyncio.gather(self._there(reader, ours, writer), self._back(theirs, writer))
+        for one in (ours, writer):
+            with contextlib.suppress(ConnectionError):
+                await one.wait_closed()
+
+    async def _there(
+        self,
+        reader: asyncio.StreamReader,
+        onward: asyncio.StreamWriter,
+        back: asyncio.StreamWriter,
+    ) -> None:
+        while part := await _some(reader):
+            if self.lose and b"COMMIT\0" in part:
+                self.lose -= 1
+                back.transport.abort()
+            onward.write(part)
+        onward.close()
+
+    async def _back(self, theirs: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while part := await _some(theirs):
+            writer.write(part)
+        writer.close()
+
+
+async def _some(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read(1 << 16)
+    except ConnectionError:
+        return b""
+
+
+@pytest.mark.parametrize("route", ["taken at once", "waited for", "not there"])
+async def test_an_order_whose_commit_was_not_answered_is_taken_back(
+    own: Server, tmp_path: Path, route: str
+) -> None:
+    """Its customer was told that it was not placed, and orders again: it must not be sent too."""
+    p = Panel()
+    cut = Cut(own.port)
+    file = yaml(p=WAITED, first="[p/1]", orders=QUEUE)
+    async with (
+        cut.listening() as port,
+        bare_database(own.url) as direct,
+        gateway_on(tmp_path, direct.replace(f":{own.port}", f":{port}"), p, file) as one,
+    ):
+        line = one.gateway.router.lines["p"]
+        place = line.place_now() if route == "waited for" else None
+        line.health.failures = 100 if route == "not there" else 0
+        cut.lose = 1
+        assert GONE == (await add(one, 1)).status_code
+        wanted = State.SENDING if route == "taken at once" else State.QUEUED
+        assert [wanted] == [one.state for one in await one.gateway.store.undecided(wanted, 10)]
+        if place:
+            place.leave()
+        line.health.failures = 0
+
+        assert 1 == await one.gateway.orders.take_back()
+        assert 0 == await one.gateway.orders.take_back()
+        await one.gateway.orders.dispatch()
+        order = await one.order(1)
+        assert (State.FAILED, "100.00") == (order.state, await one.balance())
+        await goes_on(one, p, 0)
