@@ -183,15 +183,16 @@ class Line:
         """Take a place if one is free at this moment."""
         return Place(self._gate) if self._gate.enter_now() else None
 
-    async def place(self, *, first: bool = True) -> Place:
+    async def place(self, *, first: bool = True, patient: bool = False) -> Place:
         """Wait for a place, up to the provider's timeout; raises ``Unreachable`` after it.
 
-        ``first``: for an order, which passes whatever else waits.
+        ``first``: for an order, which passes whatever else waits; ``patient``: however long that
+        takes, so as not to lose its turn.
         """
         if place := self.place_now():
             return place
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(None if patient else self.timeout):
                 await self._gate.enter(first=first)
         except TimeoutError:
             msg = f"{self.name}: no free place within its limits"

@@ -145,7 +145,9 @@ class Sender:
         if flight.place is None:
             flight.waiting = True
             try:
-                flight.enter(await line.place())
+                # In the queue nobody waits for it, and its turn there must not be lost.
+                patient = flight.answered and not rest
+                flight.enter(await line.place(patient=patient))
             except Unreachable as failure:
                 trouble = str(failure)
             finally:
