@@ -24,7 +24,7 @@ from gateway.money import Money
 from gateway.orders import Orders
 from gateway.router import Router
 from gateway.settle import Settler
-from gateway.store import Lease, Store
+from gateway.store import PRESENT, Lease, Store
 
 log = structlog.get_logger()
 
@@ -34,8 +34,6 @@ LEASE = 10.0
 """Seconds until the work of a process that fell silent is taken over."""
 RENEWED = 2.5
 """Seconds between two renewals of what a process holds, and two looks for what nobody does."""
-PRESENT = "process "
-"""What the lease begins with by which a process is counted."""
 KEPT_CLAIMS = 7 * 24 * 3600 * 1000
 """Milliseconds for which idempotency keys are remembered; a day is promised."""
 CALLS_AT_ONCE = 4

@@ -19,7 +19,8 @@ PREFIX = "GATEWAY_"
 OWNERS_FILE = Path("providers.yaml")
 
 
-def _database(url: str) -> str:
+def database(url: str) -> str:
+    """Return the URL of a database; ``ValueError`` says what would be right."""
     # These addresses hold passwords, so that no message repeats one.
     scheme, separator, rest = url.partition("://")
     if separator and scheme == "sqlite" and rest.startswith("/") and rest.strip("/"):
@@ -97,7 +98,7 @@ class Settings(BaseSettings):
     )
 
     config: Path = OWNERS_FILE
-    database_url: Annotated[str, AfterValidator(_database)] = Field(
+    database_url: Annotated[str, AfterValidator(database)] = Field(
         default="sqlite:///gateway.db", repr=False
     )
     redis_url: Annotated[str, AfterValidator(_redis)] = Field(default="", repr=False)

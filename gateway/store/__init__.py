@@ -8,7 +8,7 @@ did is durable. Any of them raises ``StoreUnavailable`` when the database cannot
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -16,6 +16,10 @@ from gateway.errors import ErrorText
 from gateway.model import Customer, Event, Offer, Order, Refill, State, Transfer
 
 T = TypeVar("T")
+Row = Sequence[Any]
+
+PRESENT = "process "
+"""What the name of a lease begins with by which a process tells the others that it is there."""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -205,6 +209,16 @@ class Snapshot(Protocol):
 
     def violations(self) -> list[str]:
         """Return what the schema promises and yet does not hold."""
+        ...
+
+    def rows(
+        self, table: str, key: Sequence[str], after: Row | None
+    ) -> tuple[list[str], Iterator[Row]]:
+        """Return a table's columns and its rows by their key, or those after one."""
+        ...
+
+    def counters(self) -> Mapping[str, int]:
+        """Return the last order's id (``order``) and the edition of the offers (``offers``)."""
         ...
 
 
@@ -430,6 +444,26 @@ class Store(Protocol):
 
     async def inspect(self, look: Callable[[Snapshot], T]) -> T:
         """Run ``look`` on a snapshot, off the event loop."""
+        ...
+
+    async def begin_loading(self, pepper: bytes) -> None:
+        """Make ready for the rows of the database that has this secret, or for more of them.
+
+        Raises ``ConfigError`` when there is something else in it. What appended tables have
+        stays. Until ``end_loading``, ``pepper`` raises ``ConfigError``.
+        """
+        ...
+
+    async def last_loaded(self, table: str, key: Sequence[str]) -> Row | None:
+        """Return the highest key in a table; ``None`` when it is empty."""
+        ...
+
+    async def load(self, table: str, names: Sequence[str], rows: Sequence[Row]) -> None:
+        """Write rows of a table."""
+        ...
+
+    async def end_loading(self, counters: Mapping[str, int]) -> None:
+        """Take up what was loaded: ids go on after the last ones."""
         ...
 
     async def close(self) -> None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+from gateway.errors import ConfigError
 from gateway.model import Customer, Kind
 from gateway.store import Balance
 from gateway.store.postgres_base import PostgresBase
 from gateway.store.postgres_rows import Connection, select, things
 from gateway.store.rows import changed, columns, from_row, listed, to_row
+from gateway.store.tables import UNFINISHED
 
 _NAMES = columns(Customer)[1:]
 _MARKS = [f"${number}" for number, _ in enumerate(_NAMES, 2)]
@@ -23,8 +25,10 @@ class PostgresCustomers(PostgresBase):
 
     async def pepper(self) -> bytes:
         """Return the secret that customers' keys are hashed with."""
-        ((pepper,),) = await self._fetch("SELECT value FROM secrets WHERE name = 'pepper'")
-        return bytes(pepper)
+        found = await self._fetch("SELECT value FROM secrets WHERE name = 'pepper'")
+        if not found:
+            raise ConfigError(UNFINISHED)
+        return bytes(found[0][0])
 
     async def add_customer(self, customer: Customer, digest: bytes) -> Customer | None:
         """Write a new customer."""

@@ -1,12 +1,17 @@
 """Reading the books back on PostgreSQL, for the audit."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from gateway.model import Code, Order
+from gateway.store import Row
 from gateway.store.postgres_base import Look
 from gateway.store.postgres_rows import select
-from gateway.store.rows import from_row
+from gateway.store.rows import from_row, listed
 
+_COLUMNS = """
+    SELECT column_name::text FROM information_schema.columns
+    WHERE table_schema = current_schema() AND table_name = $1 ORDER BY ordinal_position
+"""
 _SUMS = (
     'SELECT "order", code, sum(amount) FROM transfers WHERE "order" IS NOT NULL '
     "GROUP BY 1, 2 ORDER BY 1"
@@ -83,3 +88,19 @@ class PostgresSnapshot:
     def violations(self) -> list[str]:
         """Return what the schema promises and yet does not hold."""
         return [words.format(*row) for words, found in _BROKEN.items() for row in self._look(found)]
+
+    def rows(
+        self, table: str, key: Sequence[str], after: Row | None
+    ) -> tuple[list[str], Iterator[Row]]:
+        """Return a table's columns and its rows by their key, or those after one."""
+        names = [name for (name,) in self._look(_COLUMNS, table)]
+        marks = ", ".join(f"${at}" for at, _ in enumerate(key, 1))
+        where = f"WHERE ({listed(key)}) > ({marks})" if after else ""
+        statement = f"SELECT {listed(names)} FROM {table} {where} ORDER BY {listed(key)}"
+        return names, self._look(statement, *(after or ()))
+
+    def counters(self) -> Mapping[str, int]:
+        """Return the last order's id and the edition of the offers."""
+        ((last,),) = self._look("SELECT last_value - (NOT is_called)::int FROM order_ids")
+        ((offers,),) = self._look("SELECT value FROM counters WHERE name = 'offers'")
+        return {"order": last, "offers": offers}

@@ -1,12 +1,13 @@
 """The books on SQLite: posting transfers, and reading everything back for the audit."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import apsw
 
 from gateway.errors import TransferConflict
 from gateway.model import MOVES, Code, Kind, Order, Transfer
+from gateway.store import Row
 from gateway.store.rows import columns, from_row, listed, to_row
 
 
@@ -184,3 +185,18 @@ class SqliteSnapshot:
             for table, row, parent, _ in self._db.execute("PRAGMA foreign_key_check")
         ]
         return found
+
+    def rows(
+        self, table: str, key: Sequence[str], after: Row | None
+    ) -> tuple[list[str], Iterator[Row]]:
+        """Return a table's columns and its rows by their key, or those after one."""
+        names = [name for _, name, *_ in self._db.execute(f"PRAGMA table_info({table})")]
+        marks = ", ".join("?" * len(key))
+        where = f"WHERE ({listed(key)}) > ({marks})" if after else ""
+        statement = f"SELECT {listed(names)} FROM {table} {where} ORDER BY {listed(key)}"
+        return names, self._db.execute(statement, tuple(after or ()))
+
+    def counters(self) -> Mapping[str, int]:
+        """Return the last order's id and the edition of the offers."""
+        rows: Iterator[tuple[str, int]] = self._db.execute("SELECT name, value FROM counters")
+        return dict(rows)

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import apsw
 
+from gateway.errors import ConfigError
 from gateway.model import Customer, Kind
 from gateway.store import Balance
 from gateway.store.rows import changed, columns, from_row, listed, to_row
 from gateway.store.sqlite_file import SqliteFile, select
+from gateway.store.tables import UNFINISHED
 
 
 class SqliteCustomers(SqliteFile):
@@ -15,7 +17,10 @@ class SqliteCustomers(SqliteFile):
 
     async def pepper(self) -> bytes:
         """Return the secret that customers' keys are hashed with."""
-        return bytes(self._read("SELECT value FROM secrets WHERE name = 'pepper'")[0][0])
+        found = self._read("SELECT value FROM secrets WHERE name = 'pepper'")
+        if not found:
+            raise ConfigError(UNFINISHED)
+        return bytes(found[0][0])
 
     async def add_customer(self, customer: Customer, digest: bytes) -> Customer | None:
         """Write a new customer."""

@@ -1,0 +1,122 @@
+"""``gateway store``: moving house, backups, and coming back from one."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from gateway.app import open_store
+from gateway.commands.terminal import (
+    Json,
+    command,
+    err,
+    fail,
+    load_settings,
+    now,
+    show_facts,
+    show_json,
+)
+from gateway.moving import move
+from gateway.settings import database
+from gateway.store import PRESENT, Store
+
+app = typer.Typer(no_args_is_help=True, help="The database: moved, backed up, restored.")
+
+SQLITE = "sqlite:///"
+STOPPED = "stop it first, so that nothing is written there meanwhile"
+
+
+@app.command()
+@command
+async def copy(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="A database URL.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="The URL of an empty database.")],
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Copy everything to another database; broken off, it can be repeated."""
+    await _copy(_url(source), _url(target), json=json, live=False)
+
+
+@app.command()
+@command
+async def backup(
+    file: Annotated[Path, typer.Argument(help="Where to; it must not exist yet.")],
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Write everything into one file, also while the gateway is at work."""
+    if file.exists():
+        fail(f"{file} exists already; give another name")
+    unfinished = file.with_name(f"{file.name}.part")
+    unfinished.touch(mode=0o600)
+    await _copy(load_settings().database_url, f"{SQLITE}{unfinished}", json=json, live=True)
+    unfinished.rename(file)
+
+
+@app.command()
+@command
+async def restore(
+    file: Annotated[Path, typer.Argument(help="What `gateway store backup` has written.")],
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Take everything from a backup into the database of this gateway, which must be empty."""
+    await _copy(f"{SQLITE}{file}", load_settings().database_url, json=json, live=True)
+
+
+def _url(written: str) -> str:
+    try:
+        return database(written)
+    except ValueError as error:
+        fail(str(error))
+
+
+async def _copy(source: str, target: str, *, json: bool, live: bool) -> None:
+    """Copy, and show the proof; ``live``: the source may go on being written to."""
+    async with _opened(source, there=True) as original, _opened(target) as copied:
+        for store, url in ((original, source), (copied, target)):
+            busy = any(one.startswith(PRESENT) for one in await store.holders(now()))
+            if busy and not (live and store is original):
+                fail(f"a gateway is at work on {_shown(url)}; {STOPPED}", 1)
+        with err.status("copying") as status:
+            before, after = await move(
+                original, copied, lambda table, rows: status.update(f"{table}: {rows:,} rows")
+            )
+    problems = [*before.problems, *after.problems]
+    facts = {
+        "from": _shown(source),
+        "to": _shown(target),
+        "transfers": after.transfers,
+        "accounts": after.accounts,
+    }
+    if json:
+        show_json({**facts, "ok": not problems, "problems": problems})
+    else:
+        show_facts(facts)
+    if problems:
+        fail("the books do NOT add up; the copy is not in use: " + "; ".join(problems), 1)
+
+
+@asynccontextmanager
+async def _opened(url: str, *, there: bool = False) -> AsyncIterator[Store]:
+    if there and not _exists(url):
+        fail(f"there is no file {url.removeprefix(SQLITE)}")
+    store = await open_store(url)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _exists(url: str) -> bool:
+    return not url.startswith(SQLITE) or Path(url.removeprefix(SQLITE)).is_file()
+
+
+def _shown(url: str) -> str:
+    """Return a database URL without who opens it and with what password."""
+    if url.startswith(SQLITE):
+        return os.path.relpath(url.removeprefix(SQLITE))
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -1,0 +1,86 @@
+"""Rows of another database, taken into PostgreSQL."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gateway.errors import ConfigError
+from gateway.store import Row
+from gateway.store.postgres_base import PostgresBase
+from gateway.store.postgres_rows import Connection, plain
+from gateway.store.rows import listed
+from gateway.store.tables import APPENDED, NOT_EMPTY, OTHER, TABLES
+
+_TYPES = """
+    SELECT column_name, data_type FROM information_schema.columns
+    WHERE table_schema = current_schema() AND table_name = $1
+"""
+_IDENTITIES = """
+    SELECT table_name, column_name FROM information_schema.columns
+    WHERE table_schema = current_schema() AND is_identity = 'YES'
+"""
+
+
+class PostgresLoading(PostgresBase):
+    """See ``Store``."""
+
+    async def begin_loading(self, pepper: bytes) -> None:
+        """Make ready for the rows of the database that has this secret."""
+
+        async def run(db: Connection) -> None:
+            begun = await db.fetchval("SELECT value FROM secrets WHERE name = 'loading'")
+            full = [await db.fetchval(f"SELECT EXISTS (SELECT FROM {one})") for one in TABLES]
+            if begun is None and any(full):
+                raise ConfigError(NOT_EMPTY)
+            if begun not in (None, pepper):
+                raise ConfigError(OTHER)
+            await db.execute("DELETE FROM secrets")
+            await db.execute("INSERT INTO secrets VALUES ('loading', $1)", pepper)
+            mutable = [table for table in TABLES if table not in APPENDED]
+            await db.execute(f"TRUNCATE {', '.join(mutable)}")
+
+        await self._transact(run)
+
+    async def last_loaded(self, table: str, key: Sequence[str]) -> Row | None:
+        """Return the highest key in a table."""
+        order = ", ".join(f'"{name}" DESC' for name in key)
+        found = await self._fetch(f"SELECT {listed(key)} FROM {table} ORDER BY {order} LIMIT 1")
+        return found[0] if found else None
+
+    async def load(self, table: str, names: Sequence[str], rows: Sequence[Row]) -> None:
+        """Write rows of a table."""
+        types = {str(name): str(kind) for name, kind in await self._fetch(_TYPES, table)}
+        read = [_READ.get(types[name], _as_it_is) for name in names]
+        records = [
+            [one if one is None else turn(one) for turn, one in zip(read, row, strict=True)]
+            for row in rows
+        ]
+
+        async def run(db: Connection) -> None:
+            await db.copy_records_to_table(table, columns=list(names), records=records)
+
+        await self._transact(run)
+
+    async def end_loading(self, counters: Mapping[str, int]) -> None:
+        """Take up what was loaded."""
+
+        async def run(db: Connection) -> None:
+            await db.execute("UPDATE secrets SET name = 'pepper' WHERE name = 'loading'")
+            last = counters["order"]
+            await db.execute("SELECT setval('order_ids', $1, $2)", max(last, 1), last > 0)
+            await db.execute(
+                "UPDATE counters SET value = $1 WHERE name = 'offers'", counters["offers"]
+            )
+            for table, column in await db.fetch(_IDENTITIES):
+                await db.execute(
+                    f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), "
+                    f'coalesce(max("{column}"), 1), max("{column}") IS NOT NULL) FROM {table}'
+                )
+
+        await self._transact(run)
+
+
+def _as_it_is(value: Any) -> Any:  # noqa: ANN401  # whatever a column holds
+    return value
+
+
+_READ: Mapping[str, Callable[[Any], Any]] = {"boolean": bool, "text": plain}

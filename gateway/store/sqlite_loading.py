@@ -1,0 +1,57 @@
+"""Rows of another database, taken into a SQLite file."""
+
+from collections.abc import Mapping, Sequence
+
+import apsw
+
+from gateway.errors import ConfigError
+from gateway.store import Row
+from gateway.store.rows import listed
+from gateway.store.sqlite_file import SqliteFile
+from gateway.store.tables import APPENDED, NOT_EMPTY, OTHER, TABLES
+
+
+class SqliteLoading(SqliteFile):
+    """See ``Store``."""
+
+    async def begin_loading(self, pepper: bytes) -> None:
+        """Make ready for the rows of the database that has this secret."""
+
+        def run(db: apsw.Connection) -> None:
+            begun = db.execute("SELECT value FROM secrets WHERE name = 'loading'").get
+            full = any(db.execute(f"SELECT EXISTS (SELECT 1 FROM {one})").get for one in TABLES)
+            if begun is None and full:
+                raise ConfigError(NOT_EMPTY)
+            if begun not in (None, pepper):
+                raise ConfigError(OTHER)
+            db.execute("DELETE FROM secrets")
+            db.execute("INSERT INTO secrets VALUES ('loading', ?)", (pepper,))
+            for table in reversed(list(TABLES)):
+                if table not in APPENDED:
+                    db.execute(f"DELETE FROM {table}")
+
+        await self._writer.do(run)
+
+    async def last_loaded(self, table: str, key: Sequence[str]) -> Row | None:
+        """Return the highest key in a table."""
+        order = ", ".join(f'"{name}" DESC' for name in key)
+        found = self._read(f"SELECT {listed(key)} FROM {table} ORDER BY {order} LIMIT 1")
+        return found[0] if found else None
+
+    async def load(self, table: str, names: Sequence[str], rows: Sequence[Row]) -> None:
+        """Write rows of a table."""
+        marks = ", ".join("?" * len(names))
+        statement = f"INSERT INTO {table} ({listed(names)}) VALUES ({marks})"
+        plain = [[int(one) if isinstance(one, bool) else one for one in row] for row in rows]
+        await self._writer.do(lambda db: db.executemany(statement, plain).fetchall())
+
+    async def end_loading(self, counters: Mapping[str, int]) -> None:
+        """Take up what was loaded."""
+
+        def run(db: apsw.Connection) -> None:
+            db.execute("UPDATE secrets SET name = 'pepper' WHERE name = 'loading'")
+            for name, value in counters.items():
+                db.execute("UPDATE counters SET value = ? WHERE name = ?", (value, name))
+
+        await self._writer.do(run)
+        self._books.forget()

@@ -1,0 +1,27 @@
+"""Every table of both databases, for those who go through all of them."""
+
+from collections.abc import Mapping
+
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "customers": ("id",),
+    "accounts": ("id",),
+    "orders": ("id",),
+    "refills": ("id",),
+    "claims": ("customer", "key"),
+    "spending": ("customer", "day"),
+    "offers": ("provider", "id"),
+    "sightings": ("provider",),
+    "readings": ("provider", "asked_at"),
+    "configurations": ("id",),
+    "events": ("order", "version"),
+    "transfers": ("id",),
+}
+"""Every table whose rows are copied, with its key; after those that it refers to."""
+APPENDED = frozenset({"events", "transfers"})
+"""Tables whose rows never change, so that those that are there already are not copied again."""
+LEFT = frozenset({"secrets", "counters", "leases"})
+"""Tables that are not copied as they are: the stores see to the first two, nobody holds a lease."""
+
+UNFINISHED = "a copy into this database was not finished; repeat it, or begin with an empty one"
+NOT_EMPTY = "there is something in this database already; copy into an empty one"
+OTHER = "a copy of another database was begun here; begin with an empty one"

@@ -1,0 +1,306 @@
+"""Everything taken to another database, of whichever kind, and proven there."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from pathlib import Path
+
+import apsw
+import asyncpg  # type: ignore[import-untyped]
+import pytest
+
+from build import AT, claim, customer, order, placement
+from databases import bare_database
+from gateway import moving, transitions
+from gateway.app import open_store
+from gateway.errors import ConfigError
+from gateway.model import Customer, Offer, Refill, Report, Status
+from gateway.store import Reading, Sighting, Snapshot, Step, Store
+from gateway.store.tables import LEFT, TABLES
+from gateway.transitions import Following
+
+MILLION = 1_000_000
+FOLLOWING = Following(every=1000, follow_for=1_000_000)
+SYSTEM = {"schema_versions", "sqlite_sequence"}
+
+
+class Stopped(Exception):
+    """A copy was broken off."""
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """From where."""
+    return str(request.param)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def other(request: pytest.FixtureRequest) -> str:
+    """To where."""
+    return str(request.param)
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> str:
+    """A real PostgreSQL."""
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@asynccontextmanager
+async def empty(kind: str, server: str, folder: Path, name: str) -> AsyncIterator[str]:
+    """Lend the URL of a database without anything in it."""
+    if kind == "sqlite":
+        yield f"sqlite:///{folder}/{name}.db"
+    else:
+        async with bare_database(server) as url:
+            yield url
+
+
+async def fill(url: str) -> None:
+    """Write something into every table."""
+    store = await open_store(url, first_id=1000)
+    ann = await customer(store, credit=50 * MILLION)
+    capped = Customer(id=0, name="bob \N{PARTY POPPER}", created_at=AT, daily_cap=MILLION)
+    assert await store.add_customer(capped, b"bob")
+    first = await order(store, placement(ann.id, claim=claim()))
+    await order(store, placement(ann.id))
+    steps = [transitions.accepted("77", first.attempt, AT, FOLLOWING)]
+    done = Report(Status.PARTIAL, "Partial", charge=400_000, remains=60, orders=("5", "6"))
+    steps.append(transitions.reported(done, AT + 1, FOLLOWING))
+    for step in steps:
+        await store.advance([Step(first.id, step)])
+    refill = Refill(order=first.id, customer=ann.id, provider="alpha", created_at=AT)
+    await store.add_refills([refill], since=AT)
+    offer = Offer("1", "Likes", "Default", "Some", rate=Decimal("0.9"), min=1, max=9)
+    await store.save_offers("alpha", [offer], AT)
+    await store.sight([Sighting("alpha", balance=5, currency="USD", balance_at=AT)])
+    await store.add_reading(Reading("alpha", AT, AT + 1, 5, "USD", checked=True))
+    await store.keep_configuration("currency: USD\n", AT)
+    await store.close()
+
+
+async def everything(store: Store) -> dict[str, list[tuple[tuple[str, str], ...]]]:
+    """Return all rows of all tables, by their columns' names."""
+
+    def look(books: Snapshot) -> dict[str, list[tuple[tuple[str, str], ...]]]:
+        found = {}
+        for table, key in TABLES.items():
+            names, rows = books.rows(table, key, None)
+            found[table] = sorted(
+                tuple(sorted((name, _plain(one)) for name, one in zip(names, row, strict=True)))
+                for row in rows
+            )
+        return found
+
+    return await store.inspect(look)
+
+
+def _plain(value: object) -> str:
+    return repr(int(value) if isinstance(value, bool) else value)
+
+
+async def moved(source: str, target: str) -> None:
+    """Move from one URL to another, and expect both to be proven."""
+    before, after = await open_store(source), await open_store(target)
+    try:
+        audits = await moving.move(before, after, lambda *_: None)
+
+        assert [[], []] == [one.problems for one in audits]
+        assert await everything(before) == await everything(after)
+    finally:
+        await before.close()
+        await after.close()
+
+
+async def test_everything_is_there_afterwards(
+    kind: str, other: str, server: str, tmp_path: Path
+) -> None:
+    """Every row, the customers' keys, and ids that go on where they were."""
+    async with (
+        empty(kind, server, tmp_path, "from") as source,
+        empty(other, server, tmp_path, "to") as target,
+    ):
+        await fill(source)
+        await moved(source, target)
+
+        before, after = await open_store(source), await open_store(target)
+        rows = await everything(after)
+        assert {} == {table: 0 for table in TABLES if not rows[table] and table != "spending"}
+        assert await before.pepper() == await after.pepper()
+        assert await before.edition() == await after.edition()
+        (ann, *_) = await after.customers()
+        placed = [await order(store, placement(ann.id)) for store in (before, after)]
+        assert placed[0] == placed[1]
+        new = Customer(id=0, name="eve", created_at=AT)
+        assert await before.add_customer(new, b"eve") == await after.add_customer(new, b"eve")
+        await before.close()
+        await after.close()
+
+
+async def test_a_database_with_something_in_it_is_left_alone(
+    kind: str, server: str, tmp_path: Path
+) -> None:
+    async with (
+        empty(kind, server, tmp_path, "from") as source,
+        empty(kind, server, tmp_path, "to") as target,
+    ):
+        await fill(source)
+        await fill(target)
+        store = await open_store(target)
+        before = await everything(store)
+        with pytest.raises(ConfigError, match="something in this database already"):
+            await moved(source, target)
+
+        assert before == await everything(store)
+        assert await store.pepper()
+        await store.close()
+
+
+async def test_a_copy_that_was_broken_off_is_of_no_use_until_it_is_repeated(
+    kind: str, other: str, server: str, tmp_path: Path
+) -> None:
+    """Meanwhile the source may have changed; what is copied again is not there twice."""
+    async with (
+        empty(kind, server, tmp_path, "from") as source,
+        empty(other, server, tmp_path, "to") as target,
+        empty("sqlite", server, tmp_path, "third") as third,
+    ):
+        await fill(source)
+        before, after = await open_store(source), await open_store(target)
+
+        def break_off(table: str, _: int) -> None:
+            if table == "transfers":
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            await moving.move(before, after, break_off)
+        with pytest.raises(ConfigError, match="was not finished"):
+            await after.pepper()
+        (ann, *_) = await before.customers()
+        await order(before, placement(ann.id))
+        await before.close()
+        await after.close()
+        await fill(third)
+        with pytest.raises(ConfigError, match="another database was begun"):
+            await moved(third, target)
+
+        await moved(source, target)
+
+
+async def test_every_table_is_copied_or_named_as_left(
+    kind: str, server: str, tmp_path: Path
+) -> None:
+    """Whoever adds a table has to say which."""
+    async with empty(kind, server, tmp_path, "one") as url:
+        await (await open_store(url)).close()
+        if kind == "sqlite":
+            db = apsw.Connection(url.removeprefix("sqlite:///"))
+            rows = db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+            db.close()
+        else:
+            there = await asyncpg.connect(url)
+            rows = await there.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+            await there.close()
+
+        assert {name for (name,) in rows} - SYSTEM == TABLES.keys() | LEFT
+
+
+# --- the commands -------------------------------------------------------------------------
+
+
+def gateway(url: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command on a database, as an owner does."""
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", "--database-url", url, *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=Path(url.removeprefix("sqlite:///")).parent,
+        env={**os.environ, "GATEWAY_REDIS_URL": "", "KEY": "k"},
+    )
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> str:
+    """A database with something in it, and the owner's file beside it."""
+    url = f"sqlite:///{tmp_path}/gateway.db"
+    asyncio.run(fill(url))
+    (tmp_path / "providers.yaml").write_text("currency: USD\n")
+    return url
+
+
+def test_a_backup_is_one_file_that_can_be_restored(house: str, tmp_path: Path) -> None:
+    saved = gateway(house, "store", "backup", "saved.backup")
+    assert (0, "") == (saved.returncode, saved.stderr)
+    assert {"gateway.db", "providers.yaml", "saved.backup"} == {
+        one.name for one in tmp_path.iterdir()
+    }
+    assert 0o600 == (tmp_path / "saved.backup").stat().st_mode & 0o777
+    again = gateway(house, "store", "backup", "saved.backup")
+    assert (2, True) == (again.returncode, "exists already" in again.stderr)
+
+    new = f"sqlite:///{tmp_path}/new.db"
+    assert 0 == gateway(new, "store", "restore", "saved.backup", "--json").returncode
+    assert 0 == gateway(new, "audit").returncode
+    listed = [gateway(url, "order", "list", "--json").stdout for url in (house, new)]
+    assert listed[0] == listed[1]
+    full = gateway(new, "store", "restore", "saved.backup")
+    assert (1, True) == (full.returncode, "something in this database already" in full.stderr)
+    absent = gateway(new, "store", "restore", "absent.backup")
+    assert (2, True) == (absent.returncode, "there is no file absent.backup" in absent.stderr)
+
+
+def test_a_backup_of_books_that_are_wrong_is_refused(house: str, tmp_path: Path) -> None:
+    db = apsw.Connection(str(tmp_path / "gateway.db"))
+    db.execute("UPDATE accounts SET balance = balance + 1 WHERE kind = 'available'")
+    db.close()
+    refused = gateway(house, "store", "backup", "saved.backup")
+
+    assert (1, True) == (refused.returncode, "do NOT add up" in refused.stderr)
+    assert not (tmp_path / "saved.backup").exists()
+
+
+@pytest.fixture
+def at_work(house: str, tmp_path: Path) -> Iterator[str]:
+    """The same, with a gateway at work on it."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "gateway", "--database-url", house, "background"],
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "GATEWAY_REDIS_URL": ""},
+    ) as process:
+        db = apsw.Connection(str(tmp_path / "gateway.db"))
+        present = "SELECT count(*) FROM leases WHERE name LIKE 'process %'"
+        while not db.execute(present).get:
+            assert process.poll() is None
+            time.sleep(0.05)
+        db.close()
+        yield house
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def test_a_gateway_at_work_is_backed_up_but_not_moved(at_work: str, tmp_path: Path) -> None:
+    """What it writes meanwhile would stay behind."""
+    target = f"sqlite:///{tmp_path}/new.db"
+    refused = gateway(at_work, "store", "copy", at_work, target)
+    assert (1, True) == (refused.returncode, "a gateway is at work on" in refused.stderr)
+    assert 0 == gateway(at_work, "store", "backup", "saved.backup").returncode
+    onto = gateway(at_work, "store", "restore", "saved.backup")
+    assert (1, True) == (onto.returncode, "a gateway is at work on" in onto.stderr)
+    assert 0 == gateway(target, "store", "restore", "saved.backup").returncode
+
+
+def test_a_password_is_not_repeated(house: str) -> None:
+    urls = (house, "postgresql://ann:s3cr3t@127.0.0.1:1/books")
+    refused = gateway(house, "store", "copy", *urls)
+
+    assert 1 == refused.returncode
+    assert "s3cr3t" not in refused.stderr + refused.stdout
