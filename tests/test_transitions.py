@@ -29,6 +29,8 @@ def example(state: State, **fields: object) -> Order:
         "provider": "alpha",
         "route": "1",
         "attempt": LAST,
+        "attempt_at": AT,
+        "sender": "mine",
         "created_at": AT,
         "cost": 400_000,
         "cost_currency": "INR",
@@ -38,7 +40,7 @@ def example(state: State, **fields: object) -> Order:
 
 
 def become(order: Order, change: Transition) -> Change:
-    """Return a change that must happen: one version further, and told in an event."""
+    """Return a change that must happen: one version further, told in an event, at this time."""
     found = change(order)
     assert found is not None
     assert found.event is not None
@@ -48,6 +50,7 @@ def become(order: Order, change: Transition) -> Change:
         found.event.version,
         found.event.at,
     )
+    assert {NOW} >= {one.at for one in found.transfers}
     return found
 
 
@@ -127,6 +130,19 @@ def only_noted(order: Order, change: Transition) -> bool:
     return noted and same == became.order and became.transfers == ()
 
 
+@pytest.mark.parametrize("name", STEPS)
+def test_only_an_order_that_failed_counts_no_more_against_a_cap(name: str) -> None:
+    """Its customer may spend it again, and hears one of the texts that he knows."""
+    change, leads = STEPS[name]
+    for state in leads:
+        after = become(example(state, capped=True), change)
+        failed = after.order.state is State.FAILED
+
+        assert after.order.capped is not failed
+        assert failed is (after.order.error in set(ErrorText))
+        assert not after.frees
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -146,6 +162,83 @@ def test_an_id_that_comes_too_late_is_remembered_for_the_owner() -> None:
 
     assert only_noted(example(State.SENDING), change)
     assert change(example(State.PLACED, upstream_id="9")) is None
+
+
+def test_an_id_that_comes_too_late_does_not_take_the_place_of_another() -> None:
+    """The first one is looked for still; the history has both."""
+    after = become(example(State.FAILED, upstream_id="8"), ACCEPTED)
+
+    assert ("8", State.FAILED, ()) == (after.order.upstream_id, after.order.state, after.transfers)
+
+
+ATTEMPT = {"attempt": LAST, "provider": "alpha", "service": "1", "began_at": AT}
+"""What the history says of an attempt."""
+NAMELESS = example(State.PLACED, upstream_id="")
+"""A provider has it, but nobody knows under which id."""
+WANTED = example(State.PLACED, cancel=Cancel.WANTED)
+
+
+@pytest.mark.parametrize(
+    ("order", "change", "kind", "detail"),
+    [
+        (example(State.QUEUED), SENDING, "sending", {"provider": "beta", "service": "1"}),
+        (example(State.QUEUED), GIVEN_UP, "given up", {"words": "no route"}),
+        (example(State.SENDING), ACCEPTED, "accepted", {**ATTEMPT, "upstream_id": "9"}),
+        (
+            example(State.FAILED),
+            ACCEPTED,
+            "accepted too late",
+            {"attempt": LAST, "upstream_id": "9"},
+        ),
+        (example(State.SENDING), REFUSED, "refused", {**ATTEMPT, "words": "no"}),
+        (example(State.SENDING), NEXT, "refused", {**ATTEMPT, "words": "no"}),
+        (example(State.SENDING), WAIT, "unreachable", {**ATTEMPT, "words": "no"}),
+        (example(State.SENDING), UNKNOWN, "unknown", {**ATTEMPT, "words": "timeout"}),
+        (
+            example(State.UNKNOWN),
+            SETTLED_PLACED,
+            "settled as placed",
+            {"by": "owner", **ATTEMPT, "upstream_id": "9"},
+        ),
+        (
+            example(State.UNKNOWN),
+            transitions.settled(None, NOW, FOLLOWING, "evidence", "nothing is missing"),
+            "settled as not placed",
+            {"by": "evidence", **ATTEMPT, "words": "nothing is missing"},
+        ),
+        (
+            NAMELESS,
+            SETTLED_PLACED,
+            "identified",
+            {"by": "owner", **ATTEMPT, "upstream_id": "9"},
+        ),
+        (example(State.FAILED), RETRIED, "retried", {"by": "owner"}),
+        (example(State.QUEUED), CANCEL, "cancel wanted", {}),
+        (example(State.PLACED), CANCEL, "cancel wanted", {}),
+        (WANTED, transitions.cancel_answered(None, NOW), "cancel taken", {}),
+        (WANTED, transitions.cancel_answered("no", NOW), "cancel refused", {"words": "no"}),
+        (
+            example(State.PLACED),
+            told(Report(Status.PENDING, "new", 5, "INR", start_count=4, remains=3, runs=2)),
+            "status",
+            {"status": "new", "charge": 5, "start_count": 4, "remains": 3, "runs": 2},
+        ),
+        (
+            example(State.PLACED),
+            told(Report(Status.PENDING, "new", posts=0)),
+            "status",
+            {"status": "new", "posts": 0},
+        ),
+    ],
+)
+def test_the_history_tells_the_owner_what_happened(
+    order: Order, change: Transition, kind: str, detail: dict[str, object]
+) -> None:
+    """Which attempt it was, where, since when, and in whose words; nothing that was not said."""
+    event = become(order, change).event
+    assert event is not None
+
+    assert (kind, detail) == (event.kind, event.detail)
 
 
 # --- placed and sent -----------------------------------------------------------------------------
@@ -177,12 +270,63 @@ def test_an_order_without_a_route_waits() -> None:
     """Nothing was tried yet, and its money is held."""
     change = transitions.opened(build.draft(1), None, NOW)(7)
 
-    assert (State.QUEUED, 0, "") == (
+    assert (State.QUEUED, 0, "", NOW) == (
         change.order.state,
         change.order.attempt,
         change.order.provider,
+        change.order.queued_at,
     )
     assert ["order/7/1/hold"] == [one.key for one in change.transfers]
+
+
+@pytest.mark.parametrize("route", [build.choice(), None], ids=["a route", "no route"])
+def test_a_hold_is_taken_when_the_order_is_placed(route: transitions.Choice | None) -> None:
+    """Of all that it costs, and at that time."""
+    (hold,) = transitions.opened(build.draft(1), route, NOW)(7).transfers
+
+    assert ("hold", 1_000_000, NOW) == (hold.code, hold.amount, hold.at)
+
+
+@pytest.mark.parametrize("route", [build.choice(), None], ids=["a route", "no route"])
+def test_a_new_order_is_its_senders_or_nobodys(route: transitions.Choice | None) -> None:
+    """Whoever placed it knows his own mark on it; without one anybody may send it."""
+    marked = transitions.opened(build.draft(1), route, NOW, "me")(7).order
+    free = transitions.opened(build.draft(1), route, NOW)(7).order
+
+    assert ("me", "") == (marked.sender, free.sender)
+
+
+def test_an_attempt_is_made_by_whoever_has_marked_it() -> None:
+    """And the next one by him, too: the order never was anybody else's meanwhile."""
+    taken = transitions.sending(build.choice("beta"), NOW, "me")
+
+    assert "me" == become(example(State.QUEUED), taken).order.sender
+    assert "" == become(example(State.QUEUED), SENDING).order.sender
+    assert "mine" == become(example(State.SENDING), NEXT).order.sender
+
+
+@pytest.mark.parametrize(("before", "since"), [(AT, AT), (0, NOW)])
+def test_an_order_waits_since_it_was_first_queued(before: int, since: int) -> None:
+    """A refusal in between does not make its time begin again."""
+    assert since == become(example(State.SENDING, queued_at=before), WAIT).order.queued_at
+
+
+@pytest.mark.parametrize(
+    ("late", "status", "word"),
+    [(True, Status.CANCELED, "Canceled"), (False, Status.PENDING, "failed")],
+)
+def test_an_order_that_no_route_took_is_released(late: bool, status: Status, word: str) -> None:
+    """Whoever has its id reads that it is canceled; anybody else hears why, and may ask again."""
+    given_up = transitions.given_up("no", ErrorText.BAD_LINK, NOW, late=late, frees=not late)
+    change = become(example(State.QUEUED), given_up)
+
+    assert (status, word, "Bad link", not late) == (
+        change.order.status,
+        change.order.word,
+        change.order.error,
+        change.frees,
+    )
+    assert ["release"] == [one.code for one in change.transfers]
 
 
 @pytest.mark.parametrize("change", [NEXT, SENDING], ids=["next", "sending"])
@@ -210,7 +354,39 @@ def test_an_order_settled_without_an_id_is_never_asked_for() -> None:
     """There is nothing to ask for."""
     after = become(example(State.UNKNOWN), transitions.settled("", NOW, FOLLOWING)).order
 
-    assert (State.PLACED, None) == (after.state, after.poll_at)
+    assert (State.PLACED, "", None) == (after.state, after.upstream_id, after.poll_at)
+    assert transitions.awaits_id(after)
+
+
+@pytest.mark.parametrize("named", [ACCEPTED, SETTLED_PLACED], ids=["by itself", "by the owner"])
+def test_an_order_settled_without_an_id_may_get_it_later(named: Transition) -> None:
+    """It was paid already; from now on it is asked for."""
+    change = become(NAMELESS, named)
+
+    assert ("9", NOW + FOLLOWING.every, ()) == (
+        change.order.upstream_id,
+        change.order.poll_at,
+        change.transfers,
+    )
+    assert not transitions.awaits_id(change.order)
+
+
+@pytest.mark.parametrize("upstream_id", [None, ""])
+def test_an_order_settled_as_placed_is_not_settled_again_without_an_id(
+    upstream_id: str | None,
+) -> None:
+    """There is nothing new in that."""
+    assert transitions.settled(upstream_id, NOW, FOLLOWING)(NAMELESS) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "change"),
+    [(State.UNKNOWN, SETTLED_NOT), (State.QUEUED, CANCEL)],
+    ids=["settled as not placed", "canceled"],
+)
+def test_an_order_that_ends_unrefused_was_unavailable(state: State, change: Transition) -> None:
+    """That is what a repeat of it is told, too."""
+    assert "Service is unavailable" == become(example(state), change).order.error
 
 
 def test_a_refusal_says_what_the_customer_is_told_and_what_the_owner_may_read() -> None:
@@ -237,9 +413,17 @@ def test_a_refusal_frees_the_claim_when_the_customer_hears_it() -> None:
 def test_a_retried_order_begins_anew() -> None:
     """What it was told, and a cancel that it had, are forgotten."""
     failed = example(State.FAILED, error="Bad link", status=Status.CANCELED, cancel=Cancel.ASKED)
-    after = become(failed, RETRIED).order
+    change = become(failed, RETRIED)
+    after = change.order
 
     assert ("", Status.PENDING, Cancel.NONE) == (after.error, after.status, after.cancel)
+    assert NOW == after.queued_at
+    assert [("hold", 1_000_000)] == [(one.code, one.amount) for one in change.transfers]
+
+
+def test_an_order_that_a_provider_took_after_all_is_not_retried() -> None:
+    """It would be there twice."""
+    assert RETRIED(example(State.FAILED, upstream_id="9")) is None
 
 
 # --- cancels -------------------------------------------------------------------------------------
@@ -264,6 +448,14 @@ def test_a_refused_order_whose_cancel_is_wanted_goes_nowhere_else(refused: Trans
 
     assert (State.FAILED, "Canceled") == (change.order.state, change.order.word)
     assert ["release"] == [one.code for one in change.transfers]
+
+
+def test_a_refusal_for_good_is_one_though_a_cancel_is_wanted() -> None:
+    """Whoever hears it hears why, and may order again."""
+    final = transitions.refused("refused", "no", LAST, NOW, then=ErrorText.BAD_LINK, frees=True)
+    change = become(example(State.SENDING, cancel=Cancel.WANTED), final)
+
+    assert ("Bad link", True) == (change.order.error, change.frees)
 
 
 @pytest.mark.parametrize("status", Status)
@@ -405,9 +597,9 @@ def test_the_same_report_twice_changes_nothing_the_second_time(
     [
         (0, 30_000),
         (10 * MINUTE, 30_000),
-        (HOUR, 3 * MINUTE),
-        (10 * HOUR, 30 * MINUTE),
-        (1000 * HOUR, 30 * MINUTE),
+        (HOUR, 180_000),
+        (10 * HOUR, 1_800_000),
+        (1000 * HOUR, 1_800_000),
     ],
 )
 def test_the_older_an_order_the_rarer_it_is_asked_for(age: int, wait: int) -> None:
@@ -421,9 +613,9 @@ def test_the_older_an_order_the_rarer_it_is_asked_for(age: int, wait: int) -> No
     ("since", "wait"),
     [
         (0, 300_000),
-        (HOUR, HOUR),
-        (48 * HOUR, 24 * HOUR),
-        (30 * 24 * HOUR, 24 * HOUR),
+        (HOUR, 3_600_000),
+        (48 * HOUR, 86_400_000),
+        (30 * 24 * HOUR, 86_400_000),
         (30 * 24 * HOUR + 1, None),
     ],
 )
