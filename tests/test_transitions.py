@@ -12,6 +12,7 @@ from build import AT, FOLLOWING
 from gateway import transitions
 from gateway.errors import ErrorText
 from gateway.model import Cancel, Order, Report, State, Status
+from gateway.order_types import SUBSCRIPTIONS
 from gateway.store import Change, Transition
 from gateway.transitions import HOUR, MINUTE
 
@@ -468,6 +469,14 @@ def test_a_settled_order_is_not_canceled(status: Status) -> None:
     assert (CANCEL(order) is None) is settled
 
 
+@pytest.mark.parametrize("state", [State.SENDING, State.UNKNOWN, State.PLACED])
+def test_a_wish_to_cancel_is_remembered(state: State) -> None:
+    """Until its provider has answered; before that it moves no money."""
+    change = become(example(state), CANCEL)
+
+    assert (Cancel.WANTED, state, ()) == (change.order.cancel, change.order.state, change.transfers)
+
+
 @pytest.mark.parametrize("cancel", [Cancel.WANTED, Cancel.ASKED])
 def test_a_cancel_is_wanted_once(cancel: Cancel) -> None:
     """The wish is known already."""
@@ -514,11 +523,113 @@ def test_a_word_that_nobody_knows_changes_nothing() -> None:
     assert told(build.report(None, "Refunding", charge=1, remains=5))(example(State.PLACED)) is None
 
 
-def test_a_charge_in_another_currency_is_not_believed() -> None:
-    """It would be compared with ours as a number."""
-    said = Report(Status.COMPLETED, "Completed", charge=5, currency="EUR")
+SUBSCRIPTION = example(
+    State.PLACED, type=SUBSCRIPTIONS, params={"username": "a", "max": "200", "posts": "5"}
+)
+DRIP_FEED = example(
+    State.PLACED, params={"link": "a", "quantity": "200", "runs": "5", "interval": "1"}
+)
 
-    assert become(example(State.PLACED), told(said)).order.billed is None
+
+@pytest.mark.parametrize("status", [Status.ACTIVE, Status.PAUSED, Status.EXPIRED])
+def test_a_word_for_subscriptions_says_something_of_them_alone(status: Status) -> None:
+    """Of another order it means whatever the provider means by it."""
+    said = build.report(status, charge=1, remains=5)
+
+    assert transitions.understood(example(State.PLACED), said) is None
+    assert told(said)(example(State.PLACED)) is None
+    assert status is become(SUBSCRIPTION, told(said)).order.status
+
+
+@pytest.mark.parametrize(
+    ("order", "remains", "runs", "clear"),
+    [
+        (example(State.PLACED), None, None, False),
+        (example(State.PLACED), None, 2, False),
+        (example(State.PLACED), 0, None, True),
+        (example(State.PLACED), 400, None, True),
+        (example(State.PLACED, remains=400), None, None, False),  # said of another status
+        (example(State.PLACED, status=Status.PARTIAL, remains=400), None, None, True),
+        (DRIP_FEED, None, None, False),
+        (DRIP_FEED, None, 2, True),
+        (SUBSCRIPTION, None, None, True),  # charged by the post
+    ],
+)
+def test_a_partial_delivery_of_nobody_knows_how_much_is_not_believed(
+    order: Order, remains: int | None, runs: int | None, clear: bool
+) -> None:
+    """There is no share to give back, until the provider says more."""
+    said = build.report(Status.PARTIAL, remains=remains, runs=runs, charge=7)
+
+    assert (Status.PARTIAL if clear else None) is transitions.understood(order, said)
+    assert clear is (told(said)(order) is not None)
+
+
+@pytest.mark.parametrize(("asked_at", "late"), [(AT - 1, True), (AT, False), (AT + 1, False)])
+def test_an_answer_that_was_overtaken_changes_nothing(asked_at: int, late: bool) -> None:
+    """What is known was asked for later; what was asked for at the same time may add to it."""
+    order = example(State.PLACED, reported_at=AT)
+    said = transitions.reported(build.report(Status.COMPLETED), NOW, FOLLOWING, asked_at)
+    after = said(order)
+
+    assert late is (after is None)
+    assert after is None or asked_at == after.order.reported_at
+
+
+@pytest.mark.parametrize("status", Status)
+def test_a_status_that_ends_an_order_makes_the_next_look_rare(status: Status) -> None:
+    """Of any other, whoever asks for statuses knows already when to ask again."""
+    order = msgspec.structs.replace(
+        SUBSCRIPTION, status=Status.PROCESSING, start_count=1, poll_at=5
+    )
+    said = Report(status, str(status), start_count=2)
+    after = become(order, told(said)).order
+    ends = status in {Status.COMPLETED, Status.PARTIAL, Status.CANCELED, Status.EXPIRED}
+
+    assert (NOW if ends else None) == after.settled_at
+    assert (NOW + 10 * FOLLOWING.every if ends else 5) == after.poll_at
+
+
+@pytest.mark.parametrize(
+    ("status", "charge", "currency", "billed", "cost"),
+    [
+        (Status.IN_PROGRESS, 500_000, "", 500_000, 500_000),
+        (Status.COMPLETED, 500_000, "INR", 500_000, 500_000),
+        (Status.COMPLETED, 500_000, "USD", None, 400_000),
+        (Status.COMPLETED, None, "INR", None, 400_000),
+        (Status.COMPLETED, 1, "", 1, 1),
+        (Status.COMPLETED, 0, "", 0, 400_000),  # many say nothing yet by that
+        (Status.COMPLETED, -1, "", None, 400_000),
+        (Status.PARTIAL, 500_000, "", 500_000, 400_000),  # perhaps a share already
+        (Status.CANCELED, 500_000, "", 500_000, 400_000),
+    ],
+)
+def test_a_charge_is_taken_over_for_what_it_can_mean(
+    status: Status, charge: int | None, currency: str, billed: int | None, cost: int
+) -> None:
+    """In the provider's own currency, not below nothing, and the whole only where it is one."""
+    said = Report(status, "word", charge, currency, remains=0)
+    after = become(example(State.PLACED), told(said)).order
+
+    assert (billed, cost) == (after.billed, after.cost)
+
+
+@pytest.mark.parametrize(
+    ("order", "status", "said", "remains"),
+    [
+        (example(State.PLACED), Status.IN_PROGRESS, -5, 0),
+        (example(State.PLACED), Status.IN_PROGRESS, 1001, 1000),
+        (example(State.PLACED), Status.COMPLETED, None, 0),
+        (example(State.PLACED), Status.COMPLETED, 3, 3),
+        (example(State.PLACED), Status.CANCELED, None, None),
+        (example(State.PLACED, remains=7), Status.PROCESSING, None, 7),
+    ],
+)
+def test_what_remains_lies_between_nothing_and_all(
+    order: Order, status: Status, said: int | None, remains: int | None
+) -> None:
+    """Where nobody says it, a completed order has nothing left, and any other stays as it was."""
+    assert remains == become(order, told(build.report(status, remains=said))).order.remains
 
 
 def test_a_charge_of_the_whole_is_what_a_later_share_is_taken_of() -> None:
@@ -551,11 +662,9 @@ def test_runs_done_say_what_remains_of_a_drip_feed(
     runs: int | None, remains: int | None, left: int | None
 ) -> None:
     """Unless the provider says it itself."""
-    params = {"link": "a", "quantity": "200", "runs": "5", "interval": "1"}
-    order = example(State.PLACED, params=params)
     said = build.report(Status.IN_PROGRESS, runs=runs, remains=remains)
 
-    assert left == become(order, told(said)).order.remains
+    assert left == become(DRIP_FEED, told(said)).order.remains
 
 
 def test_runs_of_an_order_without_runs_say_nothing() -> None:
