@@ -518,6 +518,32 @@ def test_a_report_is_taken_over_as_far_as_it_says_something() -> None:
     )
 
 
+def test_whatever_a_report_says_is_remembered_until_another_says_otherwise() -> None:
+    """A later one that leaves it out takes nothing back."""
+    said = Report(
+        Status.ACTIVE,
+        "active",
+        start_count=7,
+        remains=400,
+        runs=3,
+        posts=2,
+        orders=("1", "2"),
+        expiry="1/1/2030",
+    )
+    heard = become(SUBSCRIPTION, told(said)).order
+    later = become(heard, told(Report(Status.PAUSED, "paused"))).order
+
+    for after in (heard, later):
+        assert (7, 400, 3, 2, ("1", "2"), "1/1/2030") == (
+            after.start_count,
+            after.remains,
+            after.runs,
+            after.posts,
+            after.orders,
+            after.expiry,
+        )
+
+
 def test_a_word_that_nobody_knows_changes_nothing() -> None:
     """Not even what stands beside it."""
     assert told(build.report(None, "Refunding", charge=1, remains=5))(example(State.PLACED)) is None
@@ -667,11 +693,12 @@ def test_runs_done_say_what_remains_of_a_drip_feed(
     assert left == become(DRIP_FEED, told(said)).order.remains
 
 
-def test_runs_of_an_order_without_runs_say_nothing() -> None:
-    """There is no quantity for each of them."""
+@pytest.mark.parametrize("params", [{"quantity": "1000"}, {"runs": "5"}, {}])
+def test_runs_of_an_order_that_is_no_drip_feed_say_nothing(params: dict[str, str]) -> None:
+    """There is no number of them, or no quantity for each."""
     said = build.report(Status.IN_PROGRESS, runs=2)
 
-    assert become(example(State.PLACED), told(said)).order.remains is None
+    assert become(example(State.PLACED, params=params), told(said)).order.remains is None
 
 
 @given(
