@@ -161,7 +161,7 @@ def test_an_amount_is_a_value() -> None:
     """It stays what it was, and an equal one is the same."""
     amount = Money(1, "USD")
     with pytest.raises(AttributeError):
-        amount.micros = 2  # type: ignore[misc]
+        setattr(amount, "micros", 2)  # noqa: B010  # what no checker lets pass
 
     assert {Money(1, "USD")} == {amount, Money(1, "USD")}
 
