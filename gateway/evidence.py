@@ -2,16 +2,20 @@
 
 Two readings of our balance enclose an order: one that was answered before it was sent, one that
 was asked for when its cost would surely show. What the balance lost between them has to be the
-sum of what moved it: orders that the provider took, refunds, deposits. Each of these happened at
-some time within bounds that we know, so some may lie on either side of a reading. An unknown
-order is *placed* when every way to make the sum come out includes it, *not placed* when none
-does, and *open* otherwise: when both are possible, when nothing fits (somebody else spends on
-this account, or tops it up), when a price is not confirmed yet. Two readings must say the same.
+sum of what moved it: orders that the provider took, refunds, deposits. Each of these is a *move*:
+it showed at some time within bounds that we know, so between two readings it may have come to
+one amount or another. An unknown order is *placed* when every way to make the sum come out
+includes it, *not placed* when none does, and *open* otherwise: when both are possible, when
+nothing fits (somebody else spends on this account, or tops it up), when a price is not confirmed
+yet. Two readings must say the same.
 
-The only assumption is the owner's ``settle.after``: by then the balance shows what was taken.
+What is relied on: by the owner's ``settle.after`` the balance shows what was taken, and what a
+report says came back; no refund shows before its report could. What no balance can tell is money
+that nobody told us of, and that comes to exactly what orders cost: somebody else's spending or
+top-up on this account, another price or a part of a refund of an order that nobody can follow.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import product
@@ -19,19 +23,16 @@ from itertools import product
 import msgspec
 
 from gateway import ledger, money
-from gateway.model import Code, Order, State, Status
+from gateway.model import Code, Order, Status
 from gateway.order_types import SUBSCRIPTIONS
 from gateway.store import Movement, Reading
 
-MOST_UNKNOWN = 10
-"""Other unknown orders that are weighed with one; with more it is left open."""
 COARSEST = 10_000
 """A hundredth of a unit of currency, in millionths: no panel tells its amounts less exactly."""
-MOST_SUMS = 50_000
-"""Different sums that the doubtful movements may make; more are left open."""
+MOST_SUMS = 5_000
+"""Different sums that the doubtful moves may make; with more, something always fits."""
 READINGS = 3
 """Readings on each side of an order that are compared."""
-PURCHASE_AND_CORRECTION = 2
 REFUNDED = frozenset({Status.PARTIAL, Status.CANCELED})
 BOOKED_LATE = 24 * 3600 * 1000
 """Milliseconds by which an owner may book a deposit after he has made it."""
@@ -56,45 +57,95 @@ class Case(msgspec.Struct, frozen=True):
     """All that is known of one provider's account around its unknown orders.
 
     Attributes:
-        unknown: orders that it may have taken; those being sent at this moment too.
-        lost: orders that it took after they were given up, which no transfer tells of.
+        unknown: the orders to judge.
+        unfollowed: others that it may have taken, and that no report tells of: being sent at
+            this moment, taken after they were given up, or placed under an id nobody knows.
+        movements: what was booked, oldest first, since ``after`` before the first reading.
         after: milliseconds by which its balance surely shows what it has taken.
-        now: the time of judging.
+        within: milliseconds that a report may be old when it is written down.
 
     """
 
     readings: Sequence[Reading]
     unknown: Sequence[Order]
+    unfollowed: Sequence[Order]
     movements: Sequence[Movement]
-    lost: Sequence[Order]
     after: int
-    now: int
-
-
-class _Move(msgspec.Struct, frozen=True):
-    """What left our account (less than zero: came in), and when at the earliest and latest."""
-
-    amount: int
-    earliest: int
-    latest: int
-    doubtful: bool = False
+    within: int
 
 
 class _Unclear(Exception):
     """Nothing can be said, for this reason."""
 
 
+class _Move(msgspec.Struct, frozen=True):
+    """Something that took from our account (less than zero: brought), and what it may come to.
+
+    Attributes:
+        earliest, latest: it shows in the balance at some time between these.
+        inside: the amounts that are possible when both lie between two readings.
+        astride: … when one of the readings may fall between them.
+        past: … when it showed before the first of the readings.
+        inexact: by how much less than this any amount may be wrong.
+        unclear: why nobody can tell, where there are no amounts.
+
+    """
+
+    earliest: int
+    latest: int
+    inside: tuple[int, ...] = ()
+    astride: tuple[int, ...] = ()
+    past: tuple[int, ...] = (0,)
+    inexact: int = 0
+    unclear: str = ""
+
+    def between(self, first: Reading, last: Reading) -> tuple[int, ...]:
+        """Return what it may have come to between two readings; raises ``_Unclear``."""
+        if self.earliest > last.answered_at:
+            return (0,)
+        if self.latest < first.asked_at:
+            return self.past
+        inside = self.earliest >= first.answered_at and self.latest <= last.asked_at
+        amounts = self.inside if inside else self.astride
+        if not amounts:
+            raise _Unclear(self.unclear)
+        return amounts
+
+
+def _certain(amount: int, when: tuple[int, int], inexact: int = 0) -> _Move:
+    return _Move(*when, (amount,), (0, amount), inexact=inexact)
+
+
+def _doubtful(amount: int, when: tuple[int, int], inexact: int) -> _Move:
+    return _Move(*when, (0, amount), (0, amount), inexact=inexact)
+
+
 def judge(case: Case) -> dict[int, Finding]:
     """Return what the evidence says of each unknown order, by its id."""
-    return {
-        order.id: _finding(case, order) for order in case.unknown if order.state is State.UNKNOWN
+    step = _step(one.balance for one in case.readings)
+    nobody_knows = {
+        one.id: _unfollowed(one, case.after, step) for one in (*case.unfollowed, *case.unknown)
     }
+    known = list(_known(case, nobody_knows.keys(), step))
+    found = {}
+    for order in case.unknown:
+        others = [move for one, move in nobody_knows.items() if one != order.id]
+        found[order.id] = _finding(case, order, [*known, *others], step)
+    return found
 
 
-def _finding(case: Case, order: Order) -> Finding:
+def _step(amounts: Iterable[int]) -> int:
+    """Return the smallest step, in millionths, in which these amounts can have been told."""
+    step = COARSEST
+    for amount in amounts:
+        while amount % step:
+            step //= 10
+    return step
+
+
+def _finding(case: Case, order: Order, moves: Sequence[_Move], step: int) -> Finding:
     shown_at = order.attempt_at + case.after
-    currency = order.cost_currency
-    fit = [one for one in case.readings if one.currency == currency]
+    fit = [one for one in case.readings if one.currency == order.cost_currency]
     before = [one for one in fit if one.answered_at <= order.attempt_at][-READINGS:]
     after = [one for one in fit if one.asked_at >= shown_at and one.checked]
     after = [*after[:READINGS], *after[READINGS:][-READINGS:]]
@@ -106,7 +157,7 @@ def _finding(case: Case, order: Order) -> Finding:
     reasons: list[str] = []
     for first, last in product(reversed(before), after):
         try:
-            verdict, why = _compare(case, order, first, last)
+            verdict, why = _compare(order, moves, step, first, last)
         except _Unclear as unclear:
             reasons.append(str(unclear))
         else:
@@ -121,26 +172,24 @@ def _finding(case: Case, order: Order) -> Finding:
     return Finding(Verdict.OPEN, f"{reasons[0]}{confirm}")
 
 
-def _compare(case: Case, order: Order, first: Reading, last: Reading) -> tuple[Verdict, str]:
+def _compare(
+    order: Order, moves: Sequence[_Move], step: int, first: Reading, last: Reading
+) -> tuple[Verdict, str]:
     """Return what two readings say of an order; raises ``_Unclear``."""
-    moves = list(_moves(case, first.asked_at))
-    certain = sum(one.amount for one in moves if _inside(one, first, last))
-    sums = _sums([one.amount for one in moves if _astride(one, first, last)])
+    came_to = [(one.between(first, last), one.inexact) for one in moves]
+    came_to = [(amounts, inexact) for amounts, inexact in came_to if amounts != (0,)]
+    certain = sum(amounts[0] for amounts, _ in came_to if len(amounts) == 1)
+    sums = _sums(amounts for amounts, _ in came_to if len(amounts) > 1)
     rest = first.balance - last.balance - certain
     seen = (
         f"between {_time(first.answered_at)} and {_time(last.asked_at)} the balance lost "
         f"{money.text(rest)} {last.currency} beyond what is known"
     )
-    slack = _unit(case) * (2 + sum(_inside(one, first, last) for one in moves))
+    # Either balance is told less exactly than it is kept; so may be what this order costs.
+    slack = 2 * step + sum(inexact for _, inexact in came_to)
     if order.cost <= 2 * slack:
         msg = f"its cost of {money.text(order.cost)} is too small to be seen in this balance"
         raise _Unclear(msg)
-    others = [one for one in case.unknown if one.id != order.id and _near(case, one, first, last)]
-    if len(others) >= MOST_UNKNOWN:
-        msg = f"{len(others)} other orders are unknown at the same time"
-        raise _Unclear(msg)
-    for other in others:
-        sums |= {one + other.cost for one in sums}
     placed, not_placed = (
         [one for one in sums if abs(rest - cost - one) <= slack] for cost in (order.cost, 0)
     )
@@ -158,96 +207,127 @@ def _compare(case: Case, order: Order, first: Reading, last: Reading) -> tuple[V
     raise _Unclear(msg)
 
 
+def _sums(amounts: Iterable[tuple[int, ...]]) -> set[int]:
+    """Return every sum that can be made by taking one amount of each."""
+    sums = {0}
+    for possible in amounts:
+        sums = {one + amount for one in sums for amount in possible}
+        if len(sums) > MOST_SUMS:
+            msg = "too much is not certain about what happened there at the same time"
+            raise _Unclear(msg)
+    return sums
+
+
 def _beside(sums: Iterable[int]) -> str:
     """Say what else has moved, where nothing less explains what was seen."""
     least = min(sums, key=abs)
     return f", and {money.text(least)} whose time or outcome is not certain" if least else ""
 
 
-def _moves(case: Case, since: int) -> Iterable[_Move]:
-    """Yield what moved our account since then, as far as it is known."""
+def _time(at: int) -> str:
+    return datetime.fromtimestamp(at / 1000, UTC).strftime("%H:%M:%S")
+
+
+# --- what is known ----------------------------------------------------------------------------
+
+
+def _unfollowed(order: Order, after: int, step: int) -> _Move:
+    """Return what an order moved that may have been taken, and may have been refunded since."""
+    cost = order.cost
+    return _Move(
+        order.attempt_at,
+        order.attempt_at + after,
+        inside=(0, cost),
+        astride=(0, cost, -cost),
+        past=(0, -cost),
+        inexact=step,
+    )
+
+
+def _known(case: Case, nobody_knows: Iterable[int], step: int) -> Iterator[_Move]:
+    """Yield what moved our account, as far as we were told."""
     orders: dict[int, list[Movement]] = {}
     for movement in case.movements:
         booked = movement.transfer
         if movement.order is None:
-            yield _Move(-booked.amount, booked.at - BOOKED_LATE, booked.at + case.after)
-        else:
+            yield _certain(-booked.amount, (booked.at - BOOKED_LATE, booked.at + case.after))
+        elif movement.order.id not in nobody_knows:
             orders.setdefault(movement.order.id, []).append(movement)
     for movements in orders.values():
-        yield from _moves_of(case, movements, since)
-    for order in case.lost:
-        taken = order.attempt_at + case.after
-        yield _Move(order.cost, order.attempt_at, max(taken, case.now), doubtful=True)
+        (order, *_) = (one.order for one in movements if one.order)
+        followed = _posts if order.type == SUBSCRIPTIONS else _followed
+        yield from followed(case, order, movements, step)
 
 
-def _moves_of(case: Case, movements: Sequence[Movement], since: int) -> Iterable[_Move]:
-    """Yield what an order moved: its purchase, and what came back of it."""
-    (order, *_) = (one.order for one in movements if one.order)
-    bought_by = order.attempt_at + case.after
-    if order.type == SUBSCRIPTIONS:  # paid ahead or by the post: each panel has its own way
-        for one in movements:
-            yield _Move(_signed(one), one.since, one.transfer.at + case.after, doubtful=True)
-        return
-    cost = ledger.cost(order)
-    refunded = order.status in REFUNDED
-    # Else it may have come at another price, and nobody can tell how much of it came back.
-    known = order.billed in (None, order.cost, cost)
-    if bought_by >= since:
-        # Of an order that nothing came back of, what it says that it cost is what it took; a
-        # second booking is then only what we had expected wrongly.
-        plain = not refunded and len(movements) <= PURCHASE_AND_CORRECTION
-        if (order.billed is None and order.upstream_id) or not (plain or known):
-            msg = f"the provider has not said clearly what order {order.id} cost"
-            raise _Unclear(msg)
-        yield _Move(cost if plain else order.cost, order.attempt_at, bought_by)
-        movements = () if plain else movements[1:]
-    back = all(one.transfer.code is Code.REBATE for one in movements)
-    certain = refunded and known and back
+def _posts(case: Case, order: Order, movements: Iterable[Movement], step: int) -> Iterator[_Move]:
+    """Yield what the posts of a subscription moved; each may have been charged by itself."""
+    post = ledger.cost(msgspec.structs.replace(order, billed=None, posts=1)) or order.cost
     for one in movements:
-        shown_by = one.transfer.at + case.after
-        yield _Move(_signed(one), one.since, shown_by, doubtful=not certain)
+        amount = post if one.transfer.code is Code.COST else -post
+        for _ in range(-(-one.transfer.amount // post)):
+            yield _doubtful(amount, _when(case, one), step)
+
+
+def _followed(
+    case: Case, order: Order, movements: Sequence[Movement], step: int
+) -> Iterator[_Move]:
+    """Yield what an order moved: its purchase, and what came back of it."""
+    bought = (order.attempt_at, order.attempt_at + case.after)
+    accepted = movements[0].transfer
+    listed = accepted.code is Code.COST and accepted.at <= bought[1]
+    later = movements[1:] if listed else movements
+    refunds = _refunds(order, later)
+    others = later[: len(later) - len(refunds)]
+    as_expected = listed and accepted.amount == order.cost
+    if not (as_expected and order.billed in (None, 0, order.cost)):
+        step = max(step, _step([order.billed or order.cost]))  # it may have been told rounded
+    if not listed or len(others) > 1:  # else it only puts right what the order should have cost
+        for one in others:
+            yield _doubtful(_signed(one), _when(case, one), step)
+    unreported = refunds and refunds[0].since <= (accepted.at if listed else order.attempt_at)
+    if _is_clear(order, step, reported_before=not unreported):
+        yield _certain(order.cost, bought, step)
+        for one in refunds:
+            yield _certain(_signed(one), _when(case, one), step)
+        return
+    # Whatever it has cost, a canceled one comes to nothing once all of it is back.
+    gone = bool(refunds) and order.status is Status.CANCELED and not order.billed
+    yield _Move(
+        bought[0],
+        max([bought[1], *(_when(case, one)[1] for one in refunds)]),
+        inside=(0,) if gone else (),
+        unclear=f"the provider has not said clearly what order {order.id} cost",
+    )
+
+
+def _refunds(order: Order, movements: Sequence[Movement]) -> Sequence[Movement]:
+    """Return the last bookings, those that make up what came back of an order."""
+    left = order.cost - ledger.cost(order) if order.status in REFUNDED else 0
+    first = len(movements)
+    while first and left > 0 and movements[first - 1].transfer.code is Code.REBATE:
+        first -= 1
+        left -= movements[first].transfer.amount
+    return movements[first:] if left >= 0 else ()
+
+
+def _is_clear(order: Order, step: int, *, reported_before: bool) -> bool:
+    """Tell whether what an order cost, and what came back of it, can be told from its reports.
+
+    Some panels go on showing the whole charge after a refund, some show what is left of it. Of
+    one that shows less, the price is known only if it was reported before the refund.
+    """
+    if order.billed is None:
+        return False
+    left = ledger.cost(msgspec.structs.replace(order, billed=None))
+    if abs(order.billed - order.cost) <= step or (left and abs(order.billed - left) <= step):
+        return True
+    return order.status in REFUNDED and order.billed <= left and reported_before
+
+
+def _when(case: Case, movement: Movement) -> tuple[int, int]:
+    return movement.since - case.within, movement.transfer.at + case.after
 
 
 def _signed(movement: Movement) -> int:
     amount = movement.transfer.amount
     return amount if movement.transfer.code is Code.COST else -amount
-
-
-def _inside(move: _Move, first: Reading, last: Reading) -> bool:
-    certain = move.earliest >= first.answered_at and move.latest <= last.asked_at
-    return certain and not move.doubtful
-
-
-def _astride(move: _Move, first: Reading, last: Reading) -> bool:
-    apart = move.latest < first.asked_at or move.earliest > last.answered_at
-    return not apart and not _inside(move, first, last)
-
-
-def _near(case: Case, order: Order, first: Reading, last: Reading) -> bool:
-    """Tell whether an unknown order's cost may be part of what happened between two readings."""
-    return order.attempt_at <= last.answered_at and order.attempt_at + case.after >= first.asked_at
-
-
-def _sums(amounts: Iterable[int]) -> set[int]:
-    """Return every sum that some of the amounts can make."""
-    sums = {0}
-    for amount in amounts:
-        sums |= {one + amount for one in sums}
-        if len(sums) > MOST_SUMS:
-            msg = "too much happened there at the times when the balance was seen"
-            raise _Unclear(msg)
-    return sums
-
-
-def _unit(case: Case) -> int:
-    """Return the smallest step in which this provider's amounts are told, in millionths."""
-    told = {one.balance for one in case.readings}
-    told |= {one.order.billed for one in case.movements if one.order and one.order.billed}
-    unit = COARSEST
-    while any(one % unit for one in told):
-        unit //= 10
-    return unit
-
-
-def _time(at: int) -> str:
-    return datetime.fromtimestamp(at / 1000, UTC).strftime("%H:%M:%S")

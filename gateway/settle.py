@@ -8,10 +8,12 @@ acted on. Nothing here ever sends an order.
 
 from collections.abc import Callable, Mapping
 
+import msgspec
 import structlog
 
 from gateway import transitions
 from gateway.config import Provider
+from gateway.errors import CallFailed
 from gateway.evidence import READINGS, Case, Finding, Verdict, judge
 from gateway.follow import Follow
 from gateway.model import Order, Report, State
@@ -22,6 +24,8 @@ from gateway.transitions import HOUR, Following
 
 log = structlog.get_logger()
 
+MOST_UNKNOWN = 1_000
+"""Unknown orders that are weighed; the oldest, where there are more."""
 MOST_MOVEMENTS = 5_000
 """Bookings at a provider that are weighed; where more happened, nothing is concluded."""
 MOST_ASKED = 2_000
@@ -30,6 +34,13 @@ LATE_REFUND = 24 * HOUR
 """For how long after an order was settled a refund of it is thought possible, for this purpose."""
 LOOK_BACK = 24 * HOUR
 """How long before an order was sent a balance may have been seen that it is compared with."""
+FORGOTTEN = 30 * 24 * HOUR
+"""How long after an order was sent a refund is thought possible that no report tells of."""
+ROUND = 6
+"""Calls, one after the other, that a round of asking for orders takes at the most."""
+TOO_MUCH = Finding(Verdict.OPEN, "too much happened at this provider since")
+SEARCHED_AGAIN = HOUR
+"""After which time ids among which none was found are looked through again."""
 NEIGHBOURS = 20
 """Our orders before and after an unknown one, whose ids enclose its own."""
 
@@ -38,28 +49,49 @@ async def weigh(
     store: Store, providers: Mapping[str, Provider], now: int, provider: str
 ) -> dict[int, Finding]:
     """Return what the evidence says of a provider's unknown orders, by their ids."""
-    limit = MOST_MOVEMENTS
-    unknown = await store.undecided(State.UNKNOWN, limit, provider=provider)
-    if not unknown or provider not in providers:
+    if provider not in providers:
         return {}
-    after = _after(providers[provider])
-    oldest = min(one.attempt_at for one in unknown)
-    readings = await store.readings(provider, oldest - LOOK_BACK)
+    # In the order in which an order goes through these, so that none slips through between two.
+    under_way = await store.undecided(State.SENDING, MOST_UNKNOWN, provider=provider)
+    unknown = await store.undecided(State.UNKNOWN, MOST_UNKNOWN, provider=provider)
+    nameless = await store.without_id(provider)
+    case = Case([], unknown, [*under_way, *nameless], [], *_times(providers[provider]))
+    found: dict[int, Finding] = {}
+    while case.unknown:
+        full = await _with_movements(store, now, provider, case)
+        if full:
+            return found | judge(full)
+        # Too much has happened since the oldest of them: that must not hide the others.
+        half = -(-len(case.unknown) // 2)
+        given_up, rest = case.unknown[:half], case.unknown[half:]
+        found |= dict.fromkeys((one.id for one in given_up), TOO_MUCH)
+        others = [*case.unfollowed, *given_up]
+        case = msgspec.structs.replace(case, unknown=rest, unfollowed=others)
+    return found
+
+
+async def _with_movements(store: Store, now: int, provider: str, case: Case) -> Case | None:
+    """Return a case with what was seen and booked around its orders, unless it is too much."""
+    oldest = min(one.attempt_at for one in case.unknown)
+    seen = await store.readings(provider, oldest - LOOK_BACK)
+    readings = [one for one in seen if one.answered_at <= now]  # a clock may have been put back
     before = [one for one in readings if one.answered_at <= oldest]
     readings = readings[max(len(before) - READINGS, 0) :]
-    since = (readings[0].asked_at if readings else oldest) - after
-    movements = await store.movements(provider, since, limit)
-    if len(movements) == limit:
-        many = Finding(Verdict.OPEN, "too much happened at this provider since")
-        return dict.fromkeys((one.id for one in unknown), many)
-    under_way = await store.undecided(State.SENDING, limit, provider=provider)
-    lost = await store.taken_too_late(provider, since)
-    return judge(Case(readings, [*unknown, *under_way], movements, lost, after, now))
+    since = (readings[0].asked_at if readings else oldest) - case.after
+    movements = await store.movements(provider, since, MOST_MOVEMENTS)
+    if len(movements) == MOST_MOVEMENTS:
+        return None
+    lost = await store.taken_too_late(provider, since - FORGOTTEN)
+    recent = [one for one in case.unfollowed if one.attempt_at >= since - FORGOTTEN]
+    return msgspec.structs.replace(
+        case, readings=readings, movements=movements, unfollowed=[*recent, *lost]
+    )
 
 
-def _after(provider: Provider) -> int:
-    """Return by how many milliseconds the balance shows what was taken; no call takes longer."""
-    return int(max(provider.settle.after, 2 * provider.timeout) * 1000)
+def _times(provider: Provider) -> tuple[int, int]:
+    """Return by how many milliseconds the balance shows what was taken, and reports are old."""
+    after = max(provider.settle.after, 2 * provider.timeout)  # no call takes longer
+    return int(after * 1000), int(ROUND * provider.timeout * 1000)
 
 
 class Settler:
@@ -81,11 +113,16 @@ class Settler:
         self._following = following
         self._now = now
         self._told: dict[int, Finding] = {}
+        self._searched: dict[int, tuple[list[str], int]] = {}
 
     async def look(self, provider: str, under: Lease | None = None) -> Money:
         """See our balance at a provider, and settle what that settles."""
         asked_at = self._now()
-        balance = await self._router.balance(provider)
+        try:
+            balance = await self._router.balance(provider)
+        except CallFailed as failure:
+            await self._tell_trouble(provider, str(failure))
+            raise
         reading = Reading(provider, asked_at, self._now(), balance.micros, balance.currency)
         await self._remember(reading, under)
         unknown = await self._store.undecided(State.UNKNOWN, 1, provider=provider)
@@ -94,6 +131,11 @@ class Settler:
         if unknown or await self._store.without_id(provider):
             await self._settle(provider, under)
         return balance
+
+    async def _tell_trouble(self, provider: str, trouble: str) -> None:
+        """Let the owner see why there is no balance; what was seen before stays."""
+        failures = self._router.line(provider).health.failures
+        await self._store.sight([Sighting(provider, failures=failures, trouble=trouble[:200])])
 
     async def _remember(self, reading: Reading, under: Lease | None) -> None:
         await self._store.add_reading(reading, under)
@@ -128,24 +170,23 @@ class Settler:
             await self._store.add_reading(checked, under)
 
     async def _settle(self, provider: str, under: Lease | None) -> None:
-        settle = self._providers[provider].settle
+        """Act on what the evidence says, where the owner lets it; then look for missing ids."""
         findings = await weigh(self._store, self._providers, self._now(), provider)
-        unknown = await self._store.orders(list(findings))
         steps = []
         for order_id, finding in findings.items():
             self._tell(provider, order_id, finding)
-            if finding.verdict is Verdict.OPEN or settle.mode != "auto":
-                continue
-            upstream_id = None
-            if finding.verdict is Verdict.PLACED:
-                upstream_id = await self.find_id(unknown[order_id])
-            steps.append(self._step(order_id, upstream_id, finding.why))
-        nameless = await self._store.without_id(provider)
-        found = [(order.id, await self.find_id(order)) for order in nameless]
-        why = "found among ids that nobody claims"
-        steps += [self._step(order, its_id, why) for order, its_id in found if its_id]
+            if (
+                finding.verdict is not Verdict.OPEN
+                and self._providers[provider].settle.mode == "auto"
+            ):
+                placed = "" if finding.verdict is Verdict.PLACED else None
+                steps.append(self._step(order_id, placed, finding.why))
         if steps:
             await self._follow.advance(steps, under)
+        for order in await self._store.without_id(provider):
+            if its_id := await self._find(order):
+                step = self._step(order.id, its_id, "found among ids that nobody claims")
+                await self._follow.advance([step], under)
 
     def _step(self, order: int, upstream_id: str | None, why: str) -> Step:
         change = transitions.settled(upstream_id, self._now(), self._following, "evidence", why)
@@ -166,23 +207,52 @@ class Settler:
 
     # --- which id -------------------------------------------------------------------------
 
+    async def _find(self, order: Order) -> str:
+        try:
+            return await self.find_id(order)
+        except CallFailed as failure:
+            log.warning("an id cannot be looked for now", order=order.id, reason=str(failure))
+            return ""
+
     async def find_id(self, order: Order) -> str:
         """Return the provider's id of an order that it has; empty when that is not certain.
 
         Ids between those of orders before and after it are asked for. It is the one that answers,
-        that no order of ours has, and whose charge (and quantity, where shown) fit.
+        that no order of ours has, whose charge (and quantity, where shown) fit, and that can be no
+        other's. Raises a ``CallFailed``.
         """
         reach = self._providers[order.provider].settle.probe_ids
-        if not reach:
-            return ""
-        ids = await self._between(order, reach)
+        ids = await self._between(order, reach) if reach else []
         if not ids:
             return ""
         ours = await self._store.known_ids(order.provider, ids)
         free = [one for one in ids if one not in ours]
+        before, at = self._searched.get(order.id, ([], 0))
+        if not free or (free == before and self._now() < at + SEARCHED_AGAIN):
+            return ""
         found = await self._router.probe(order.provider, free)
         fitting = [one for one, report in found.items() if _fits(order, report)]
-        return fitting[0] if len(fitting) == 1 else ""
+        if len(fitting) != 1:
+            self._searched[order.id] = free, self._now()
+            return ""
+        (its_id,) = fitting
+        return "" if await self._is_claimed(order, its_id, found[its_id]) else its_id
+
+    async def _is_claimed(self, order: Order, its_id: str, report: Report) -> bool:
+        """Tell whether an id may as well be that of another order whose id is not known."""
+        provider = order.provider
+        reach = self._providers[provider].settle.probe_ids
+        others = [
+            *await self._store.undecided(State.SENDING, MOST_UNKNOWN, provider=provider),
+            *await self._store.undecided(State.UNKNOWN, MOST_UNKNOWN, provider=provider),
+            *await self._store.without_id(provider),
+        ]
+        for other in others:
+            if other.id != order.id and _fits(other, report):
+                possible = await self._between(other, reach)
+                if not possible or its_id in possible:
+                    return True
+        return False
 
     async def _between(self, order: Order, reach: int) -> list[str]:
         """Return the ids that the order can have: no more than ``reach``, else none."""
