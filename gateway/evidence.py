@@ -278,9 +278,9 @@ def _followed(
     later = movements[1:] if listed else movements
     refunds = _refunds(order, later)
     others = later[: len(later) - len(refunds)]
-    as_expected = listed and accepted.amount == order.cost
-    if not (as_expected and order.billed in (None, 0, order.cost)):
-        step = max(step, _step([order.billed or order.cost]))  # it may have been told rounded
+    # Else it may have been told, or shared, rounded.
+    exact = listed and accepted.amount == order.cost and order.status is not Status.PARTIAL
+    step = 0 if exact else max(step, _step([order.billed or order.cost]))
     if not listed or len(others) > 1:  # else it only puts right what the order should have cost
         for one in others:
             yield _doubtful(_signed(one), _when(case, one), step)
