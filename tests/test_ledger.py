@@ -50,7 +50,8 @@ def placed(**fields: object) -> Order:
 
 def subscription(**fields: object) -> Order:
     """Return a subscription to five posts of at most 200 units each, for 1.00."""
-    return placed(type=SUBSCRIPTIONS, params={"max": "200", "posts": "5"}, **fields)
+    usual = {"type": SUBSCRIPTIONS, "params": {"max": "200", "posts": "5"}}
+    return placed(**(usual | fields))
 
 
 def told(
@@ -137,9 +138,10 @@ def test_an_undecided_order_is_held_and_not_charged(state: State) -> None:
     assert (1_000_000, 0, 0) == (ledger.held(it), ledger.net(it), ledger.cost(it))
 
 
-def test_a_failed_order_costs_nothing() -> None:
-    """Neither the customer nor us."""
-    it = placed(state=State.FAILED, billed=400_000)
+@pytest.mark.parametrize("kind", ["Default", SUBSCRIPTIONS])
+def test_a_failed_order_costs_nothing(kind: str) -> None:
+    """Neither the customer nor us, and nothing stays set aside for it."""
+    it = subscription(state=State.FAILED, billed=400_000, type=kind)
 
     assert (0, 0, 0) == (ledger.held(it), ledger.net(it), ledger.cost(it))
 
@@ -202,6 +204,84 @@ def test_transfers_are_the_differences_between_before_and_after() -> None:
         Transfer("order/1/2/cost", Code.COST, "alpha", 400_000, "INR", 1, AT),
     ) == ledger.movements(before, after, AT)
     assert () == ledger.movements(after, after, AT)
+
+
+def ended(posts: int, status: Status = Status.EXPIRED) -> Order:
+    """Return a subscription that has come to its end after so many posts."""
+    return subscription(status=status, posts=posts, settled_at=AT)
+
+
+SENDING = placed(state=State.SENDING)
+FAILED = placed(state=State.FAILED)
+PARTIAL = placed(status=Status.PARTIAL, remains=400)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "moved"),
+    [
+        (None, SENDING, [("hold", 1_000_000)]),
+        (None, placed(state=State.QUEUED), [("hold", 1_000_000)]),
+        (SENDING, placed(state=State.UNKNOWN), []),
+        (SENDING, placed(), [("capture", 1_000_000), ("cost", 400_000)]),
+        (SENDING, FAILED, [("release", 1_000_000)]),
+        (FAILED, placed(state=State.QUEUED), [("hold", 1_000_000)]),
+        (placed(), PARTIAL, [("refund", 400_000), ("rebate", 160_000)]),
+        (PARTIAL, placed(), [("charge", 400_000), ("cost", 160_000)]),
+        (
+            placed(state=State.SENDING, charge=1, cost=1),
+            placed(charge=1, cost=1),
+            [("capture", 1), ("cost", 1)],
+        ),
+        (placed(state=State.SENDING, charge=0, cost=0), placed(charge=0, cost=0), []),
+        (subscription(state=State.SENDING), subscription(), []),
+        (subscription(), subscription(posts=2), [("capture", 400_000), ("cost", 160_000)]),
+        (
+            subscription(posts=4),
+            subscription(posts=1),
+            [("restore", 600_000), ("rebate", 240_000)],
+        ),
+        (
+            subscription(posts=2),
+            ended(posts=3),
+            [("capture", 200_000), ("release", 400_000), ("cost", 80_000)],
+        ),
+        (
+            subscription(posts=4),
+            ended(posts=1),
+            [("release", 200_000), ("refund", 600_000), ("rebate", 240_000)],
+        ),
+        (ended(posts=3), ended(posts=4), [("charge", 200_000), ("cost", 80_000)]),
+    ],
+)
+def test_money_moves_by_the_shortest_way(
+    before: Order | None, after: Order, moved: list[tuple[str, int]]
+) -> None:
+    """What was held and is not due goes back as it came: it never was a sale."""
+    assert moved == [(one.code, one.amount) for one in ledger.movements(before, after, AT)]
+
+
+@pytest.mark.parametrize(
+    ("transfer", "expected"),
+    [
+        (
+            ledger.top_up(7, Money(5, "USD"), "invoice 1", AT),
+            Transfer("top_up/7/invoice 1", Code.TOP_UP, "7", 5, "USD", None, AT),
+        ),
+        (
+            ledger.withdrawal(7, Money(5, "USD"), "invoice 1", AT),
+            Transfer("withdraw/7/invoice 1", Code.WITHDRAW, "7", 5, "USD", None, AT),
+        ),
+        (
+            ledger.deposit("alpha", Money(5, "INR"), "invoice 1", AT),
+            Transfer("deposit/alpha/invoice 1", Code.DEPOSIT, "alpha", 5, "INR", None, AT),
+        ),
+    ],
+)
+def test_money_that_a_person_moves_has_his_reference(
+    transfer: Transfer, expected: Transfer
+) -> None:
+    """So that it moves once, though another owner's, or another kind, may have the same one."""
+    assert expected == transfer
 
 
 @pytest.mark.parametrize("amount", [0, -1])
@@ -316,6 +396,31 @@ async def test_a_release_pays_what_is_owed_first(store: Store) -> None:
     await advance(store, other.id, build.refused())
 
     assert Balance("USD", sales=1_000_000) == await money(store, it.customer)
+
+
+async def test_a_customer_takes_back_no_more_than_he_has(store: Store) -> None:
+    """A withdrawal is what a top-up is, the other way round."""
+    ann = await customer(store, credit=MILLION)
+    await store.post([ledger.withdrawal(ann.id, Money(400_000, "USD"), "1", AT)])
+
+    assert Balance("USD", available=600_000) == await money(store, ann.id)
+    with pytest.raises(CustomerError):
+        await store.post([ledger.withdrawal(ann.id, Money(600_001, "USD"), "2", AT)])
+    assert Balance("USD", available=600_000) == await money(store, ann.id)
+
+
+async def test_a_deposit_stands_in_the_providers_purse(store: Store) -> None:
+    """It was paid in by us, and the books stay proven."""
+    await store.post([ledger.deposit("alpha", Money(5_000_000, "INR"), "1", AT)])
+    audit, accounts = await store.inspect(
+        lambda books: (ledger.audit(books), set(books.accounts()))
+    )
+
+    assert [] == audit.problems
+    assert {
+        (Kind.PURSE, "alpha", "INR", 5_000_000),
+        (Kind.PAID, "alpha", "INR", -5_000_000),
+    } == accounts
 
 
 async def test_a_provider_is_paid_in_its_own_currency(store: Store) -> None:
