@@ -764,6 +764,11 @@ async def test_clean_books_are_proven(books: tuple[SqliteStore, apsw.Connection]
             id="a floor",
         ),
         pytest.param(
+            "UPDATE accounts SET balance = -1 WHERE kind = 'held'",
+            ["account held of 1 (USD) is below zero: -0.000001"],
+            id="a floor by a hair",
+        ),
+        pytest.param(
             "DELETE FROM accounts WHERE kind = 'held'",
             ["account held of 1 (USD) is missing; its transfers say 1.00"],
             id="no account",
