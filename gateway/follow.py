@@ -5,13 +5,13 @@ a cancel reaches its provider at once, and is answered within ``answer_within`` 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 import structlog
 
-from gateway import ledger, metrics, money, transitions
+from gateway import metrics, money, transitions
 from gateway.cache import Cache
 from gateway.catalog import Shop
 from gateway.errors import ErrorText, Fault, StoreUnavailable, Unreachable
@@ -27,10 +27,10 @@ from gateway.model import (
     State,
     Status,
 )
-from gateway.order_types import SUBSCRIPTIONS
 from gateway.router import Router
 from gateway.store import Failure, Lease, Step, Store
 from gateway.transitions import Following
+from gateway.view import view
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -46,38 +46,6 @@ NOT_NOW = frozenset({Fault.BUSY, Fault.ACCOUNT})
 DATABASE_BACK = 0.5
 """Seconds between two tries to write down what a provider has answered."""
 ENDED = frozenset({RefillStatus.COMPLETED, RefillStatus.REJECTED})
-
-
-def view(order: Order) -> dict[str, object]:
-    """Return an order's status as its customer reads it, always with the five fields."""
-    canceled = order.state is State.FAILED or order.status is Status.CANCELED
-    remains = order.remains
-    if canceled:
-        remains = order.size
-    elif remains is None:
-        remains = 0 if order.status is Status.COMPLETED else order.size
-    charge = order.charge if order.state in ledger.UNDECIDED else ledger.net(order)
-    row: dict[str, object] = {
-        "charge": money.text(charge),
-        "start_count": str(order.start_count or 0),
-        "status": Status.CANCELED if canceled else order.status,
-        "remains": str(min(max(remains, 0), order.size)),
-        "currency": order.currency,
-    }
-    if order.type == SUBSCRIPTIONS:
-        row |= {"posts": order.posts or 0}
-        if order.expiry:
-            row["expiry"] = order.expiry
-    elif "runs" in order.params:
-        row["runs"] = _runs(order, remains)
-    return row
-
-
-def _runs(order: Order, remains: int) -> int:
-    """Return how many runs of a drip-feed are done; reckoned where the provider doesn't say."""
-    if order.runs is not None:
-        return order.runs
-    return max(order.size - remains, 0) // int(order.params["quantity"])
 
 
 class Follow:
@@ -118,13 +86,20 @@ class Follow:
         if missing:
             rows = {
                 order.id: msgspec.json.encode(view(order))
-                for order in (await self._store.orders(missing)).values()
+                for order in (await self._found(missing)).values()
                 if order.customer == customer.id
             }
             await self._cache.put(
                 {f"status/{customer.id}/{order}": row for order, row in rows.items()}, FRESH_FOR
             )
             found |= rows
+        return found
+
+    async def _found(self, ids: Sequence[int]) -> dict[int, Order]:
+        """Return orders, those in the archive too."""
+        found = await self._store.orders(ids)
+        if gone := [order for order in ids if order not in found]:
+            found |= await self._store.archived(gone)
         return found
 
     async def advance(
@@ -223,12 +198,13 @@ class Follow:
     async def refill(self, customer: Customer, ids: Sequence[int]) -> dict[int, int | ErrorText]:
         """Ask for refills; returns our refill id for each order, or why there is none."""
         orders = await self._mine(customer, ids)
+        gone = await self._gone(customer, ids, orders, ErrorText.NO_REFILL)
         answers: dict[int, int | ErrorText] = {}
         wanted = []
         for order_id in ids:
             order = orders.get(order_id)
             if order is None:
-                answers[order_id] = ErrorText.INCORRECT_ORDER
+                answers[order_id] = gone.get(order_id, ErrorText.INCORRECT_ORDER)
             elif self._refillable(order):
                 wanted.append(order)
             else:
@@ -325,12 +301,13 @@ class Follow:
     async def cancel(self, customer: Customer, ids: Sequence[int]) -> dict[int, ErrorText | None]:
         """Ask for orders to be canceled; ``None``: the request is taken."""
         orders = await self._mine(customer, ids)
+        gone = await self._gone(customer, ids, orders, ErrorText.NO_CANCEL)
         answers: dict[int, ErrorText | None] = {}
         wanted = []
         for order_id in ids:
             order = orders.get(order_id)
             if order is None:
-                answers[order_id] = ErrorText.INCORRECT_ORDER
+                answers[order_id] = gone.get(order_id, ErrorText.INCORRECT_ORDER)
             elif self._allows(order, "cancel") and transitions.cancelable(order):
                 answers[order_id] = None
                 wanted.append(order)
@@ -410,6 +387,14 @@ class Follow:
     async def _mine(self, customer: Customer, ids: Sequence[int]) -> dict[int, Order]:
         found = await self._store.orders(ids)
         return {one.id: one for one in found.values() if one.customer == customer.id}
+
+    async def _gone(
+        self, customer: Customer, ids: Sequence[int], orders: Container[int], text: ErrorText
+    ) -> dict[int, ErrorText]:
+        """Return what is answered of a customer's archived orders: nothing can be done for them."""
+        missing = [order for order in ids if order not in orders]
+        found = await self._store.archived(missing) if missing else {}
+        return {one.id: text for one in found.values() if one.customer == customer.id}
 
     async def _each_provider(
         self,

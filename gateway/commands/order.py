@@ -57,7 +57,7 @@ async def _names(store: Store) -> dict[int, str]:
 
 
 async def _get(store: Store, order_id: int) -> Order:
-    found = await store.orders([order_id])
+    found = await store.orders([order_id]) or await store.archived([order_id])
     if order_id not in found:
         fail(f"there is no order {order_id}")
     return found[order_id]

@@ -19,14 +19,20 @@ from gateway.commands.terminal import (
     now,
     show_facts,
     show_json,
+    since,
 )
 from gateway.moving import move
 from gateway.settings import database
 from gateway.store import PRESENT, Store
+from gateway.transitions import HOUR
 
-app = typer.Typer(no_args_is_help=True, help="The database: moved, backed up, restored.")
+app = typer.Typer(no_args_is_help=True, help="The database: moved, backed up, restored, relieved.")
 
 SQLITE = "sqlite:///"
+YOUNGEST = 30 * HOUR * 24
+"""Milliseconds before which no order is archived: keys are remembered, providers may refund."""
+PAGE = 500
+"""Orders that are archived in one commit, so that nobody waits for it."""
 STOPPED = "stop it first, so that nothing is written there meanwhile"
 
 
@@ -64,6 +70,31 @@ async def restore(
 ) -> None:
     """Take everything from a backup into the database of this gateway, which must be empty."""
     await _copy(f"{SQLITE}{file}", load_settings().database_url, json=json, live=True)
+
+
+@app.command()
+@command
+async def archive(
+    before: Annotated[str, typer.Option(help="An age of at least 30d, or a date.")],
+    json: Json = False,  # noqa: FBT002
+) -> None:
+    """Move old settled orders out of the way; they can still be read, and the audit counts them."""
+    moment = since(before, "--before")
+    if moment > now() - YOUNGEST:
+        fail(f"--before {before}: orders stay for 30 days at least; write an age like 365d")
+    async with _opened(load_settings().database_url, there=True) as store:
+        moved = last = 0
+        with err.status("archiving") as status:
+            while True:
+                count, last = await store.archive(moment, last, PAGE)
+                if not last:
+                    break
+                moved += count
+                status.update(f"{moved:,} orders")
+    if json:
+        show_json({"archived": moved})
+    else:
+        show_facts({"archived": moved})
 
 
 def _url(written: str) -> str:

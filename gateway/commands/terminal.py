@@ -118,7 +118,7 @@ def moment(at: int | None) -> str | None:
     )
 
 
-def since(text: str) -> int:
+def since(text: str, flag: str = "--since") -> int:
     """Read ``1d``, ``2h`` or a date as the time since when; in milliseconds."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     if text[-1:] in units and text[:-1].isascii() and text[:-1].isdigit():
@@ -126,5 +126,5 @@ def since(text: str) -> int:
     try:
         date = datetime.fromisoformat(text)
     except ValueError:
-        fail(f"--since {text}: write an age like 1d or 12h, or a date like 2026-11-21")
+        fail(f"{flag} {text}: write an age like 1d or 12h, or a date like 2026-11-21")
     return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() * 1000)

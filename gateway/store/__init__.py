@@ -304,6 +304,18 @@ class Store(Protocol):
         """Return what ``place`` would say to a repeat; ``None`` when the claim is free."""
         ...
 
+    async def archive(self, before: int, after: int, limit: int) -> tuple[int, int]:
+        """Move settled orders to the archive that nothing is asked of any more.
+
+        Those created before a time, with ids after ``after``, that have no refill. Returns how
+        many, and the last id that was looked at; 0 when there are no more.
+        """
+        ...
+
+    async def archived(self, ids: Sequence[int]) -> dict[int, Order]:
+        """Return those of these orders that are in the archive."""
+        ...
+
     async def history(self, order: int) -> tuple[list[Event], list[Transfer]]:
         """Return what happened to an order, and every movement of its money."""
         ...

@@ -16,6 +16,7 @@ import asyncpg  # type: ignore[import-untyped]
 
 from gateway.errors import StoreUnavailable
 from gateway.store import Snapshot
+from gateway.store.postgres_archive import PostgresArchive
 from gateway.store.postgres_base import Look
 from gateway.store.postgres_customers import PostgresCustomers
 from gateway.store.postgres_loading import PostgresLoading
@@ -43,6 +44,7 @@ CHUNK = 2000
 
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _BEGIN_LOOK = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_WHOLE = f"{_BEGIN_LOOK}; SELECT set_config('search_path', 'whole, ' || current_schema(), true)"
 # A commit waits for the disk here, whatever else the server is tuned for. Every statement goes by
 # an index: a plan made while a table was small must not be one that reads it from end to end. And
 # a process that is stopped in the middle of a transaction keeps others waiting no longer than this.
@@ -192,7 +194,9 @@ def _unavailable(error: Exception) -> StoreUnavailable:
     return StoreUnavailable(f"PostgreSQL: {words or type(error).__name__}")
 
 
-class PostgresStore(PostgresOrders, PostgresCustomers, PostgresProviders, PostgresLoading):
+class PostgresStore(
+    PostgresOrders, PostgresArchive, PostgresCustomers, PostgresProviders, PostgresLoading
+):
     """See ``Store``."""
 
     def __init__(self, url: str, patience: int) -> None:
@@ -224,7 +228,11 @@ class PostgresStore(PostgresOrders, PostgresCustomers, PostgresProviders, Postgr
 
     async def inspect(self, look: Callable[[Snapshot], T]) -> T:
         """Run ``look`` on a snapshot, in a thread."""
-        return await self._apart(lambda rows: look(PostgresSnapshot(rows)))
+
+        def run(rows: Look) -> T:
+            return look(PostgresSnapshot(rows))
+
+        return await self._apart(run, _WHOLE)
 
     async def _fetch(self, statement: str, *bindings: object, long: bool = False) -> list[Row]:
         async def work(db: Connection) -> list[Row]:
@@ -236,11 +244,11 @@ class PostgresStore(PostgresOrders, PostgresCustomers, PostgresProviders, Postgr
     async def _transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         return await self._links.transact(work)
 
-    async def _apart(self, work: Callable[[Look], T]) -> T:
+    async def _apart(self, work: Callable[[Look], T], setting: str = _BEGIN_LOOK) -> T:
         def run() -> T:
             with asyncio.Runner() as runner:
                 try:
-                    db = runner.run(connect(self._url, self._patience, _BEGIN_LOOK))
+                    db = runner.run(connect(self._url, self._patience, setting))
                     try:
                         return work(_look(runner, db))
                     finally:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from gateway.errors import ErrorText
-from gateway.model import Cancel, Event, Order, Refill, RefillStatus, State, Transfer
+from gateway.model import Cancel, Order, Refill, RefillStatus, State, Transfer
 from gateway.store import Claim, Failure, Filter, Lease, Movement, Placed, Placement, Step
 from gateway.store.postgres_base import PostgresBase, hold
 from gateway.store.postgres_page import Made, repeated
@@ -193,16 +193,6 @@ class PostgresOrders(PostgresBase):
         """Return placed orders whose cancel the provider has not heard yet."""
         where = f"cancel = '{Cancel.WANTED}' AND state = '{State.PLACED}' AND upstream_id <> ''"
         return await self._orders(f"WHERE {where} ORDER BY id LIMIT $1", limit)
-
-    async def history(self, order: int) -> tuple[list[Event], list[Transfer]]:
-        """Return what happened to an order, and every movement of its money, in order."""
-        events = select(Event, "events", 'WHERE "order" = $1 ORDER BY version')
-        transfers = select(Transfer, "transfers", "WHERE key >= $1 AND key < $2 ORDER BY id")
-        first, last = f"order/{order}/", f"order/{order}0"  # "0" follows "/"
-        return (
-            things(Event, await self._fetch(events, order)),
-            things(Transfer, await self._fetch(transfers, first, last)),
-        )
 
     async def movements(self, provider: str, since: int, limit: int) -> list[Movement]:
         """Return what was booked at a provider since, oldest first."""

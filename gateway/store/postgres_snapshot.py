@@ -10,7 +10,8 @@ from gateway.store.rows import from_row, listed
 
 _COLUMNS = """
     SELECT column_name::text FROM information_schema.columns
-    WHERE table_schema = current_schema() AND table_name = $1 ORDER BY ordinal_position
+    WHERE table_schema <> 'archive' AND table_name = $1
+    GROUP BY column_name ORDER BY min(ordinal_position)
 """
 _SUMS = (
     'SELECT "order", code, sum(amount) FROM transfers WHERE "order" IS NOT NULL '

@@ -16,6 +16,7 @@ import apsw
 
 from gateway.errors import StoreUnavailable
 from gateway.store import Snapshot
+from gateway.store.sqlite_archive import SqliteArchive, join
 from gateway.store.sqlite_books import Books, SqliteSnapshot
 from gateway.store.sqlite_customers import SqliteCustomers
 from gateway.store.sqlite_loading import SqliteLoading
@@ -26,7 +27,7 @@ from gateway.store.writer import PATIENCE, Rehearsal, Writer, connect, migrate
 T = TypeVar("T")
 
 
-class SqliteStore(SqliteOrders, SqliteCustomers, SqliteProviders, SqliteLoading):
+class SqliteStore(SqliteOrders, SqliteArchive, SqliteCustomers, SqliteProviders, SqliteLoading):
     """See ``Store``."""
 
     @classmethod
@@ -66,4 +67,10 @@ class SqliteStore(SqliteOrders, SqliteCustomers, SqliteProviders, SqliteLoading)
 
     async def inspect(self, look: Callable[[Snapshot], T]) -> T:
         """Run ``look`` on a snapshot, in a thread."""
-        return await self._apart(lambda db: look(SqliteSnapshot(db)))
+
+        def run(db: apsw.Connection) -> T:
+            # The archive after the file: what leaves the file meanwhile is then seen here.
+            db.execute("SELECT count(*) FROM main.counters").fetchall()
+            return look(SqliteSnapshot(db))
+
+        return await self._apart(run, lambda db: join(db, self._path))

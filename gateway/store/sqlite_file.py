@@ -46,10 +46,13 @@ class SqliteFile:
         self._writer = writer
         self._books = books
         self._reader = connect(path)
+        self._archive: apsw.Connection | None = None
 
     async def close(self) -> None:
         """Commit what is waiting, and close the file."""
         self._reader.close()
+        if self._archive:
+            self._archive.close()
         await self._writer.close()
 
     def _read(self, statement: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -58,10 +61,15 @@ class SqliteFile:
         except apsw.Error as error:
             raise StoreUnavailable(str(error)) from error
 
-    async def _apart(self, work: Callable[[apsw.Connection], T]) -> T:
+    async def _apart(
+        self,
+        work: Callable[[apsw.Connection], T],
+        prepare: Callable[[apsw.Connection], None] = lambda _: None,
+    ) -> T:
         def run() -> T:
             with closing(connect(self._path)) as db:
                 try:
+                    prepare(db)
                     db.execute("BEGIN")
                     return work(db)
                 except apsw.Error as error:

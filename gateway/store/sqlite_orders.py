@@ -268,16 +268,6 @@ class SqliteOrders(SqliteFile):
         where = f"cancel = '{Cancel.WANTED}' AND state = '{State.PLACED}' AND upstream_id <> ''"
         return self._orders(where, order="id", limit=limit)
 
-    async def history(self, order: int) -> tuple[list[Event], list[Transfer]]:
-        """Return what happened to an order, and every movement of its money, in order."""
-        first, last = f"order/{order}/", f"order/{order}0"  # "0" follows "/"
-        events = select(Event, "events", '"order" = ?') + " ORDER BY version"
-        transfers = select(Transfer, "transfers", "key >= ? AND key < ?") + " ORDER BY id"
-        return (
-            [from_row(Event, row) for row in self._read(events, (order,))],
-            [from_row(Transfer, row) for row in self._read(transfers, (first, last))],
-        )
-
     async def movements(self, provider: str, since: int, limit: int) -> list[Movement]:
         """Return what was booked at a provider since, oldest first."""
         where = "owner = ? AND at >= ? AND code IN ('cost', 'rebate', 'deposit')"

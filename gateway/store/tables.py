@@ -19,8 +19,8 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 """Every table whose rows are copied, with its key; after those that it refers to."""
 APPENDED = frozenset({"events", "transfers"})
 """Tables whose rows never change, so that those that are there already are not copied again."""
-LEFT = frozenset({"secrets", "counters", "leases"})
-"""Tables that are not copied as they are: the stores see to the first two, nobody holds a lease."""
+LEFT = frozenset({"secrets", "counters", "leases", "leaving"})
+"""Tables that are not copied: the stores see to the first two, and the others hold for a moment."""
 
 UNFINISHED = "a copy into this database was not finished; repeat it, or begin with an empty one"
 NOT_EMPTY = "there is something in this database already; copy into an empty one"
