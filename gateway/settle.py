@@ -46,7 +46,7 @@ NEIGHBOURS = 20
 
 
 async def weigh(
-    store: Store, providers: Mapping[str, Provider], now: int, provider: str
+    store: Store, providers: Mapping[str, Provider], _: int, provider: str
 ) -> dict[int, Finding]:
     """Return what the evidence says of a provider's unknown orders, by their ids."""
     if provider not in providers:
@@ -58,7 +58,7 @@ async def weigh(
     case = Case([], unknown, [*under_way, *nameless], [], *_times(providers[provider]))
     found: dict[int, Finding] = {}
     while case.unknown:
-        full = await _with_movements(store, now, provider, case)
+        full = await _with_movements(store, provider, case)
         if full:
             return found | judge(full)
         # Too much has happened since the oldest of them: that must not hide the others.
@@ -70,11 +70,10 @@ async def weigh(
     return found
 
 
-async def _with_movements(store: Store, now: int, provider: str, case: Case) -> Case | None:
+async def _with_movements(store: Store, provider: str, case: Case) -> Case | None:
     """Return a case with what was seen and booked around its orders, unless it is too much."""
     oldest = min(one.attempt_at for one in case.unknown)
-    seen = await store.readings(provider, oldest - LOOK_BACK)
-    readings = [one for one in seen if one.answered_at <= now]  # a clock may have been put back
+    readings = await store.readings(provider, oldest - LOOK_BACK)
     before = [one for one in readings if one.answered_at <= oldest]
     readings = readings[max(len(before) - READINGS, 0) :]
     since = (readings[0].asked_at if readings else oldest) - case.after
