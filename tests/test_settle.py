@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 import build
@@ -153,11 +154,19 @@ async def test_what_the_evidence_says_is_only_suggested_unless_the_owner_says_ot
 ) -> None:
     async with trade("suggest", ids=300) as one:
         order = await one.unknown(taken=taken)
-        await one.look(10)
-        early = await one.evidence(order)
-        await one.look(5)
+        with capture_logs() as logs:
+            await one.look(4)
+            await one.look(4)
+            too_early = await one.evidence(order)
+            await one.look(2)
+            early = await one.evidence(order)
+            await one.look(5)
+            await one.look(5)
+        told = [one["verdict"] for one in logs if one["event"] == "evidence of an unknown order"]
         said = await one.evidence(order)
 
+        assert ["open", said["says"]] == told
+        assert "no balance was seen since that would surely show it" == too_early["why"]
         assert ("open", True) == (early["says"], "second reading" in early["why"])
         assert ("placed" if taken else "not placed") == said["says"]
         assert ("the 0.09 that this order costs" if taken else "would have cost 0.09") in said[
@@ -291,6 +300,7 @@ async def test_nothing_is_concluded_while_an_order_cannot_be_asked_for(
 ) -> None:
     async with trade() as one:
         await one.add()
+        await one.one.look()
         await one.look()
         order = await one.unknown(taken=False)
         if denied:
@@ -301,19 +311,39 @@ async def test_nothing_is_concluded_while_an_order_cannot_be_asked_for(
         assert (State.UNKNOWN if denied else State.FAILED) is (await one.order(order)).state
 
 
-async def test_an_order_without_an_id_that_comes_back_hides_none_that_was_taken(
-    trade: Open,
+@pytest.mark.parametrize("decided", ["placed", "not placed"])
+async def test_an_order_that_nobody_follows_hides_none_that_was_taken(
+    trade: Open, decided: str
 ) -> None:
-    async with trade() as one:
-        await one.unknown(taken=True)
-        await one.look(10)
-        await one.look(5)
+    """It comes back: placed without an id, or given up by the owner and taken all the same."""
+    async with trade("suggest") as one:
+        other = await one.unknown(taken=True)
+        at = one.one.clock()
+        if decided == "placed":
+            await one.one.step(other, transitions.settled("", at, build.FOLLOWING))
+        else:
+            await one.one.step(other, transitions.settled(None, at, build.FOLLOWING))
+            await one.one.step(other, transitions.accepted("23501", 1, at, build.FOLLOWING))
+        await one.look(15)
+        one.one.clock.forward(MINUTE)
         order = await one.unknown(taken=True)
         one.panel.cancel(23501)
         for _ in range(4):
             await one.look(10)
 
-        assert State.UNKNOWN is (await one.order(order)).state
+        assert "fits with this order and without it" in (await one.evidence(order))["why"]
+
+
+async def test_an_order_under_way_may_be_what_is_missing(trade: Open) -> None:
+    async with trade("suggest") as one:
+        order = await one.unknown(taken=False)
+        route = build.choice("p", cost=COST)
+        new = build.placement(one.one.customer.id, 100_000, route=route, at=one.one.clock())
+        await one.one.gateway.store.place([new])
+        one.panel.take()
+        for _ in range(3):
+            await one.look(10)
+
         assert "fits with this order and without it" in (await one.evidence(order))["why"]
 
 
@@ -453,6 +483,34 @@ async def test_none_is_taken_when_two_fit_until_the_other_is_claimed(trade: Open
 
         assert "" == nobodys.upstream_id
         assert "23503" == (await one.order(twin)).upstream_id
+
+
+async def test_none_is_taken_when_an_order_that_is_not_ours_fits_too(trade: Open) -> None:
+    async with trade("auto", 300) as one:
+        await one.add()
+        one.panel.take(200)
+        await one.look()
+        order = await one.unknown(taken=True, quantity=200)
+
+        assert "" == (await settled(one, order)).upstream_id
+
+
+@pytest.mark.parametrize(("before", "itself", "after"), [(3, 2, 4), (2, 4, 3), (2, 3, 4)])
+async def test_orders_sent_at_about_the_same_time_may_be_taken_in_any_order(
+    trade: Open, before: int, itself: int, after: int
+) -> None:
+    """All cost the same; those that have an id are out of the question."""
+    async with trade("auto", 300) as one:
+        await one.add()
+        await one.look()
+        for number in (before, itself, after):
+            one.panel.next = 23500 + number
+            one.panel.mute = number == itself
+            await one.one.add(link=f"https://example.com/{number}", quantity=200)
+            one.one.clock.forward(SECOND)
+        one.panel.mute = False
+
+        assert f"{23500 + itself}" == (await settled(one, 3)).upstream_id
 
 
 async def test_none_is_taken_that_may_be_another_orders(trade: Open) -> None:
