@@ -453,6 +453,156 @@ def test_too_many_possible_sums_say_nothing(account: Account) -> None:
     assert "too much is not certain" in why(account, orders[0])
 
 
+@pytest.mark.parametrize("remains", [None, 500])
+def test_an_order_that_came_back_before_its_first_report_is_reckoned_with(
+    account: Account, remains: int | None
+) -> None:
+    """Canceled, it comes to nothing whatever it had cost; of a part, what is left shows it."""
+    other = account.buy(SENT - MINUTE, COST, None if remains else 2 * COST)
+    ours = unknown(account, taken=False)
+    account.refund(other, SENT + MINUTE, remains)
+    looks(account, 30, 40, 50)
+
+    assert NOT_PLACED == verdict(account, ours)
+
+
+def test_each_of_several_may_have_been_charged_roughly() -> None:
+    account = Account(step=10_000)
+    account.look(SENT - MINUTE)
+    orders = [account.send(SENT + number, 123_456) for number in range(4)]
+    for number, ours in enumerate(orders):
+        account.take(ours, SENT + number + 1, 130_000)
+        account.lose(ours, SENT + MINUTE)
+    looks(account, 1, 5)
+
+    assert [PLACED] * 4 == [verdict(account, one) for one in orders]
+
+
+# --- at the moment when a balance is seen -------------------------------------------------------
+
+
+def test_an_order_bought_while_the_first_balance_was_seen_may_be_in_it() -> None:
+    account = Account()
+    account.buy(SENT - MINUTE, COST)
+    account.look(SENT - 2 * MINUTE, took=100 * SECOND, so_at=SENT - 30 * SECOND, checked=False)
+    ours = unknown(account, taken=False)
+    looks(account, 30, 40)
+
+    assert NOT_PLACED == verdict(account, ours)
+
+
+def test_an_order_that_was_to_show_while_the_first_balance_was_seen_may_be_missing() -> None:
+    account = Account()
+    account.buy(SENT - AFTER - MINUTE, COST)
+    account.look(
+        SENT - 90 * SECOND,
+        took=MINUTE,
+        so_at=SENT - 90 * SECOND,
+        checked=False,
+        shows=lambda _: False,
+    )
+    ours = unknown(account, taken=False)
+    looks(account, 30, 40)
+
+    assert OPEN == verdict(account, ours)
+
+
+def test_an_order_bought_while_the_last_balance_was_seen_may_be_in_it(account: Account) -> None:
+    ours = unknown(account, taken=False)
+    account.buy(SEEN + MINUTE, COST)
+    for second in range(2):
+        account.look(SEEN + second, took=2 * MINUTE, so_at=SEEN + 90 * SECOND, checked=False)
+    account.ask(*[SEEN + 3 * MINUTE] * 3)
+    checked = [msgspec.structs.replace(one, checked=True) for one in account.readings]
+    case = changed(account.case(), readings=checked)
+
+    assert OPEN == judge(case)[ours.order.id].verdict
+
+
+def test_an_order_that_was_to_show_while_the_last_balance_was_seen_may_be_missing(
+    account: Account,
+) -> None:
+    ours = unknown(account, taken=False)
+    account.buy(SENT + 6 * MINUTE, COST)
+    for second in range(2):
+        account.look(
+            SEEN + 5 * MINUTE + second,
+            took=2 * MINUTE,
+            so_at=SEEN + 5 * MINUTE + second,
+            shows=lambda _: False,
+        )
+
+    assert NOT_PLACED == verdict(account, ours)
+
+
+def test_a_refund_that_was_reported_may_show_later() -> None:
+    account = Account()
+    other = account.buy(0, COST)
+    account.ask(*[MINUTE] * 3)
+    account.look(SENT - MINUTE)
+    ours = unknown(account, taken=False)
+    other.told_at = START + SENT + 3 * MINUTE
+    account.refund(other, SEEN - MINUTE)
+    account.ask(*[SEEN] * 3)
+    for minutes in (1, 2):
+        account.look(SEEN + minutes * MINUTE, shows=lambda one: one.at < START + SENT)
+
+    assert OPEN == verdict(account, ours)
+
+
+def test_a_report_may_have_been_true_some_time_before_it_was_written_down() -> None:
+    """So the other may have come back before the balance was first seen."""
+    account = Account()
+    other = account.buy(0, COST)
+    account.ask(*[MINUTE] * 3)
+    account.refund(other, SENT - 90 * SECOND)
+    account.look(SENT - 70 * SECOND, checked=False)
+    other.told_at = START + SENT - MINUTE
+    ours = unknown(account, taken=False)
+    looks(account, 30, 40, 50)
+
+    assert OPEN == verdict(account, ours)
+
+
+def test_a_deposit_that_was_booked_may_show_later() -> None:
+    """Days after the balance was seen first; it is as much as the order costs."""
+    account = Account()
+    account.look(SENT - 30 * HOUR)
+    ours = unknown(account, taken=False)
+    account.deposit(SEEN, COST, booked=SEEN)
+    for minutes in (1, 2):
+        account.look(SEEN + minutes * MINUTE, shows=lambda _: False)
+
+    assert OPEN == verdict(account, ours)
+
+
+def test_an_unknown_order_may_have_shown_before_and_come_back_since() -> None:
+    account = Account()
+    other = unknown(account, taken=True, at=SENT - 5 * MINUTE)
+    account.look(SENT - 2 * MINUTE)
+    ours = unknown(account, taken=True)
+    account.refund(other, SENT + MINUTE)
+    looks(account, 30, 40)
+
+    assert OPEN == verdict(account, ours)
+
+
+def test_an_order_may_be_charged_again_after_it_came_back() -> None:
+    """A provider takes a cancel back, and the money with it."""
+    account = Account()
+    other = account.buy(0, COST)
+    account.ask(*[MINUTE] * 3)
+    account.refund(other, 2 * MINUTE)
+    account.ask(*[3 * MINUTE] * 3)
+    account.look(SENT - 2 * MINUTE)
+    ours = unknown(account, taken=False)
+    other.stages.append((START + SENT + MINUTE, Status.IN_PROGRESS, 1000))
+    account.move(SENT + MINUTE, COST, told=COST)
+    looks(account, 30, 40)
+
+    assert OPEN == verdict(account, ours)
+
+
 # --- whatever happens -------------------------------------------------------------------------
 
 
@@ -576,7 +726,6 @@ class History:
         asked = at + took
         written = asked + self.chance.choice((0, SECOND, WITHIN))
         true_at = self.chance.randint(asked, written)
-        seen = len(self.plan)
 
         def see() -> None:
             self.account.look(
@@ -589,7 +738,6 @@ class History:
             reading = self.account.readings[-1]
             self.account.readings[-1] = msgspec.structs.replace(reading, checked=checked)
 
-        assert seen >= 0
         self.at(so_at, see)
         if checked:
             self.at(written, lambda: self.account.ask(asked, true_at, written))
