@@ -16,6 +16,7 @@ from gateway.order_types import SUBSCRIPTIONS
 from gateway.store import Change, Transition
 from gateway.transitions import HOUR, MINUTE
 
+SENT = AT + MINUTE
 NOW = AT + HOUR
 LAST = 3
 """The attempt under way in every example."""
@@ -30,7 +31,7 @@ def example(state: State, **fields: object) -> Order:
         "provider": "alpha",
         "route": "1",
         "attempt": LAST,
-        "attempt_at": AT,
+        "attempt_at": SENT,
         "sender": "mine",
         "created_at": AT,
         "cost": 400_000,
@@ -172,7 +173,7 @@ def test_an_id_that_comes_too_late_does_not_take_the_place_of_another() -> None:
     assert ("8", State.FAILED, ()) == (after.order.upstream_id, after.order.state, after.transfers)
 
 
-ATTEMPT = {"attempt": LAST, "provider": "alpha", "service": "1", "began_at": AT}
+ATTEMPT = {"attempt": LAST, "provider": "alpha", "service": "1", "began_at": SENT}
 """What the history says of an attempt."""
 NAMELESS = example(State.PLACED, upstream_id="")
 """A provider has it, but nobody knows under which id."""
