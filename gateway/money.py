@@ -91,7 +91,7 @@ def whole_millionths(amount: str | int | Decimal) -> int:
     except decimal.DecimalException:  # no number at all, or more digits than any amount has
         msg = f"{amount!r} is not an amount"
         raise ValueError(msg) from None
-    if not micros.is_finite() or abs(micros) > MOST:
+    if not micros.is_finite() or micros.copy_abs() > MOST:
         msg = f"{amount!r} is not an amount"
         raise ValueError(msg)
     if micros != micros.to_integral_value():

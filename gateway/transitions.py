@@ -174,7 +174,9 @@ def accepted(upstream_id: str, attempt: int, at: int, following: Following) -> T
         # It was given up meanwhile: no money follows, but the owner must be able to see it, and
         # nothing else may take that id for its own.
         event = Event(TOO_LATE, {"attempt": attempt, "upstream_id": upstream_id})
-        keeps = order.state is State.FAILED and not order.upstream_id
+        # Under the provider of another attempt it would be somebody else's id.
+        same = order.attempt == attempt and not order.upstream_id
+        keeps = same and order.state is State.FAILED
         return _become(order, event, at, {"upstream_id": upstream_id} if keeps else {})
 
     return change

@@ -220,3 +220,12 @@ def test_a_share_and_its_refund_are_the_whole(amount: int, whole: int, data: st.
     assert money.share(amount, part, whole) <= money.share(amount, part + 1, whole)
     assert amount == money.share(amount, whole, whole)
     assert money.share(amount, 0, whole) == 0
+
+
+def test_a_bound_is_kept_whatever_the_surrounding_precision() -> None:
+    """Half the digits would round an amount to one that the databases hold."""
+    with (
+        decimal.localcontext(decimal.Context(prec=3)),
+        pytest.raises(ValueError, match="is not an amount"),
+    ):
+        Money.of("9223372036854.775808", "USD")

@@ -773,3 +773,20 @@ def test_the_next_look_is_later(age: int, settled: int | None) -> None:
     after = FOLLOWING.next(order, AT + age)
 
     assert after is None or after >= AT + age + FOLLOWING.every
+
+
+@pytest.mark.parametrize(("attempt", "keeps"), [(3, "9"), (2, "")])
+def test_an_id_that_comes_too_late_is_kept_with_the_attempt_that_it_is_of(
+    attempt: int, keeps: str
+) -> None:
+    """Beside another attempt's provider it would name an order of somebody else's."""
+    order = example(State.FAILED, attempt=3, provider="beta", upstream_id="")
+    after = become(order, transitions.accepted("9", attempt, AT, FOLLOWING))
+
+    assert (State.FAILED, "beta", keeps) == (
+        after.order.state,
+        after.order.provider,
+        after.order.upstream_id,
+    )
+    assert after.event is not None
+    assert {"attempt": attempt, "upstream_id": "9"} == after.event.detail
