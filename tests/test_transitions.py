@@ -781,7 +781,7 @@ def test_an_id_that_comes_too_late_is_kept_with_the_attempt_that_it_is_of(
 ) -> None:
     """Beside another attempt's provider it would name an order of somebody else's."""
     order = example(State.FAILED, attempt=3, provider="beta", upstream_id="")
-    after = become(order, transitions.accepted("9", attempt, AT, FOLLOWING))
+    after = become(order, transitions.accepted("9", attempt, NOW, FOLLOWING))
 
     assert (State.FAILED, "beta", keeps) == (
         after.order.state,
