@@ -1,12 +1,10 @@
 """What is worth remembering for a while: in this process, or in a Redis that several share.
 
 A cache may be slow, empty or gone, and is never wrong: every failure is a miss, and when a change
-could not be written, nothing is believed before everything old has been dropped. The only module
-that knows redis.
+could not be written, nothing is believed before everything old has been dropped.
 """
 
 import asyncio
-import contextlib
 import math
 import time
 from collections import OrderedDict
@@ -14,18 +12,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.client import PubSub
 
-from gateway import metrics
+from gateway import metrics, redis_url
+from gateway.cache_redis import RedisServer, Refused, Unanswered
 
-PREFIX = "gateway:"
-"""Before every key, so that a Redis may be shared with other programs."""
-
-NEWS = "news"
-"""The channel on which processes tell each other what has changed:"""
 CATALOG, CUSTOMERS = "catalog", "customers"
-"""what is for sale, and who may order."""
+"""The news that processes tell each other: what is for sale has changed, or who may order."""
 
 CAPACITY = 64 * 1024 * 1024
 """Bytes that the in-process cache may take."""
@@ -33,17 +25,8 @@ CAPACITY = 64 * 1024 * 1024
 OVERHEAD = 250
 """Bytes that an entry takes beside its key and value; so that many small ones are bounded too."""
 
-PATIENCE = 0.2
-"""Seconds that Redis is waited for at each step: a free connection, an open one, an answer."""
-
 PAUSE = 1.0
 """Seconds without Redis after a failure: one caller in a second waits in vain, not all of them."""
-
-CONNECTIONS = 16
-"""To Redis, at most; reads are joined, so that more are never of use."""
-
-PURGE = 1000
-"""Keys that are looked through at a time when everything of ours is dropped."""
 
 _Result = TypeVar("_Result")
 _log = structlog.get_logger()
@@ -61,6 +44,22 @@ class Cache(Protocol):
     async def drop(self, keys: Sequence[str]) -> None:
         """Forget these."""
 
+    async def pay(
+        self, paid: Mapping[str, tuple[float, float]], elapsed: float
+    ) -> Mapping[str, float]:
+        """Add up what callers pay at all the processes that share this cache.
+
+        Args:
+            paid: of each, the seconds that he has paid here since this was asked last, and how
+                far ahead of the clock he has paid by what is known here.
+            elapsed: seconds since this was asked last.
+
+        Returns:
+            How far ahead each has paid, everywhere taken together, in seconds; nothing when that
+            cannot be known.
+
+        """
+
     async def tell(self, news: str) -> None:
         """Let every process that shares this cache know of something, if it can be heard."""
 
@@ -71,16 +70,16 @@ class Cache(Protocol):
         """Let go of whatever is open."""
 
 
-def open_cache(url: str, installation: str = "") -> Cache:
+def open_cache(url: str, installation: str = "only") -> Cache:
     """Return the cache that a setting names: empty for this process's own, else a Redis URL.
 
     Args:
-        url: the setting.
+        url: the setting; see ``redis_url``.
         installation: tells this gateway's keys from those of another one on the same Redis, whose
             customers and orders have the same numbers.
 
     Raises:
-        ValueError: the URL is none that Redis understands.
+        ValueError: the URL leads to no Redis; the text says what would.
 
     """
     return RedisCache(url, installation=installation) if url else MemoryCache()
@@ -126,6 +125,14 @@ class MemoryCache:
         for key in keys:
             self._forget(key)
 
+    async def pay(
+        self,
+        paid: Mapping[str, tuple[float, float]],  # noqa: ARG002
+        elapsed: float,  # noqa: ARG002
+    ) -> Mapping[str, float]:
+        """See ``Cache``; there is no other process to pay at."""
+        return {}
+
     async def tell(self, news: str) -> None:
         """See ``Cache``."""
         for heard in self._listeners:
@@ -164,11 +171,10 @@ class RedisCache:
     """The cache of several processes, in a Redis they share; one that is gone costs little time.
 
     Reads of the same moment become one MGET. Redis is spoken to only in tasks of our own: a
-    caller that is cancelled leaves no half-read answer on a connection for somebody else, and no
-    change half made.
+    caller that is cancelled leaves no change half made.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
+        url: see ``redis_url``.
         clock: seconds, monotonic.
         pause: seconds without Redis after a failure.
 
@@ -182,25 +188,18 @@ class RedisCache:
         url: str,
         clock: Callable[[], float] = time.monotonic,
         pause: float = PAUSE,
-        installation: str = "",
+        installation: str = "only",
     ) -> None:
         self.failures = 0
-        self._prefix = f"{PREFIX}{installation}/" if installation else PREFIX
-        self._redis = Redis.from_pool(
-            BlockingConnectionPool.from_url(
-                url,
-                max_connections=CONNECTIONS,
-                timeout=PATIENCE,
-                socket_timeout=PATIENCE,
-                socket_connect_timeout=PATIENCE,
-                protocol=2,
-            )
-        )
+        self._redis = RedisServer(redis_url.read(url), installation)
         self._server = _Trouble("redis", clock, pause)
-        self._storing = _Trouble("redis_storing", clock, pause)  # full: it answers, takes nothing
+        # What it may refuse although it answers: when we may not, when it is full or read-only.
+        self._reading = _Trouble("redis_reading", clock, pause)
+        self._storing = _Trouble("redis_storing", clock, pause)
+        self._news = _Trouble("redis_news", clock, pause)
         self._tasks: set[asyncio.Task[object]] = set()
         self._wanted: set[str] = set()
-        self._reading: asyncio.Task[dict[str, bytes]] | None = None
+        self._read: asyncio.Task[dict[str, bytes]] | None = None
         self._purging: asyncio.Task[None] | None = None
         self._listeners: list[Callable[[str], None]] = []
         self._listening: asyncio.Task[None] | None = None
@@ -210,36 +209,44 @@ class RedisCache:
 
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """See ``Cache``."""
-        if not self._server.may_try():
-            return [None] * len(keys)
         if self._lost != self._made_good:
-            if self._purging is None:
-                self._purging = self._start(self._purge())
+            self._make_good()
+            return [None] * len(keys)
+        if not (self._server.may_try() and self._reading.may_try()):
             return [None] * len(keys)
         self._wanted.update(keys)
-        if self._reading is None:  # it starts when everything that is ready now has asked
-            self._reading = self._start(self._read())
-        found = await asyncio.shield(self._reading)
+        if self._read is None:  # it starts when everything that is ready now has asked
+            self._read = self._start(self._read_wanted())
+        found = await asyncio.shield(self._read)
         return [found.get(key) for key in keys]
 
     async def put(self, items: Mapping[str, bytes], ttl: float) -> None:
         """See ``Cache``."""
-        await self._change(list(items), items, max(1, int(ttl * 1000)))
+        await self._change(items, items, ttl)
 
     async def drop(self, keys: Sequence[str]) -> None:
         """See ``Cache``."""
         await self._change(keys, {}, 0)
 
+    async def pay(
+        self, paid: Mapping[str, tuple[float, float]], elapsed: float
+    ) -> Mapping[str, float]:
+        """See ``Cache``."""
+        if not (paid and self._server.may_try() and self._storing.may_try()):
+            return {}
+        return await asyncio.shield(self._start(self._pay(paid, elapsed)))
+
     async def tell(self, news: str) -> None:
         """See ``Cache``."""
-        if self._server.may_try():
+        # Whoever does not hear it looks for himself.
+        if self._server.may_try() and self._news.may_try():
             await asyncio.shield(self._start(self._publish(news)))
 
     def listen(self, heard: Callable[[str], None]) -> None:
         """See ``Cache``."""
         self._listeners.append(heard)
         if self._listening is None:
-            self._listening = asyncio.get_running_loop().create_task(self._subscribe())
+            self._listening = asyncio.get_running_loop().create_task(self._listen())
 
     async def aclose(self) -> None:
         """See ``Cache``; what is under way comes to its end first."""
@@ -251,11 +258,13 @@ class RedisCache:
             await asyncio.wait(tuple(self._tasks))
         await self._redis.aclose()
 
-    async def _change(self, keys: Sequence[str], items: Mapping[str, bytes], ttl: int) -> None:
+    async def _change(
+        self, keys: Sequence[str] | Mapping[str, bytes], items: Mapping[str, bytes], ttl: float
+    ) -> None:
         if not keys:
             return
         if self._server.may_try():
-            await asyncio.shield(self._start(self._write(keys, items, ttl)))
+            await asyncio.shield(self._start(self._write(list(keys), items, ttl)))
         else:
             self._lost += 1
 
@@ -265,111 +274,128 @@ class RedisCache:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _read(self) -> dict[str, bytes]:
-        keys, self._wanted, self._reading = list(self._wanted), set(), None
-        try:
-            values = await self._redis.mget([self._prefix + key for key in keys])
-        except Exception as error:  # noqa: BLE001 - no failure of a cache is anybody's failure
-            self._failed(self._server, error)
-            return {}
-        self._server.over()
-        pairs = zip(keys, values, strict=True)
-        return {key: value for key, value in pairs if isinstance(value, bytes)}
+    async def _read_wanted(self) -> dict[str, bytes]:
+        keys, self._wanted, self._read = list(self._wanted), set(), None
+        with self._noted(self._reading):
+            return await self._redis.read(keys)
+        return {}
 
-    async def _write(self, keys: Sequence[str], items: Mapping[str, bytes], ttl: int) -> None:
-        storing = bool(items) and self._storing.may_try()
-        try:
-            pipeline = self._redis.pipeline(transaction=False)
-            # First the old values go, for a full Redis takes no new ones but keeps the old.
-            pipeline.unlink(*(self._prefix + key for key in keys))
-            if storing:
-                for key, value in items.items():
-                    pipeline.psetex(self._prefix + key, ttl, value)
-            dropped, *stored = await pipeline.execute(raise_on_error=False)
-            if isinstance(dropped, Exception):
-                raise dropped  # noqa: TRY301 - one of two ways to learn the same
-        except Exception as error:  # noqa: BLE001
+    async def _write(self, keys: Sequence[str], items: Mapping[str, bytes], ttl: float) -> None:
+        changed = unheard = False
+        if items and self._storing.may_try():
+            with self._noted(self._storing):
+                await self._redis.store(items, ttl)
+                changed = True
+            unheard = self._server.present
+        # A full Redis takes no new value, but lets go of the old one.
+        if not (changed or unheard):
+            with self._noted(self._storing, proves=False):
+                await self._redis.drop(keys)
+                changed = True
+        if not changed:
             self._lost += 1
-            self._failed(self._server, error)
-            return
-        self._server.over()
-        refused = [one for one in stored if isinstance(one, Exception)]
-        if refused:
-            self._failed(self._storing, refused[0])
-        elif storing:
-            self._storing.over()
+
+    async def _pay(
+        self, paid: Mapping[str, tuple[float, float]], elapsed: float
+    ) -> Mapping[str, float]:
+        with self._noted(self._storing):
+            return await self._redis.pay(paid, elapsed)
+        return {}
 
     async def _publish(self, news: str) -> None:
-        try:
-            await self._redis.publish(f"{self._prefix}{NEWS}", news)
-        except Exception as error:  # noqa: BLE001 - whoever does not hear it looks for himself
-            self._failed(self._server, error)
-        else:
-            self._server.over()
+        with self._noted(self._news):
+            await self._redis.publish(news)
 
-    async def _subscribe(self) -> None:
-        """Hear the news, on a connection of its own, for as long as this cache is open."""
+    def _make_good(self) -> None:
+        """Drop everything of ours, since among it is what could not be dropped when it should."""
+        if self._purging is None and self._server.may_try() and self._storing.may_try():
+            self._purging = self._start(self._purge(self._lost))
+
+    async def _purge(self, lost: int) -> None:
+        with self._noted(self._storing, proves=False):
+            await self._redis.drop_everything()
+            self._made_good = lost
+        self._purging = None
+
+    async def _listen(self) -> None:
+        """Hear the news for as long as this cache is open."""
         while True:
-            channel = self._redis.pubsub(ignore_subscribe_messages=True)
-            try:
-                await channel.subscribe(f"{self._prefix}{NEWS}")
-                self._heard("")  # whatever was told while nobody listened
-                while True:
-                    message = await channel.get_message(timeout=None)
-                    if message is not None:
-                        self._heard(message["data"].decode(errors="replace"))
-            except Exception as error:  # noqa: BLE001
-                self._failed(self._server, error)
-            finally:
-                await asyncio.shield(self._start(_closed(channel)))
+            with self._noted(self._news):
+                await self._redis.listen(self._heard)
             await asyncio.sleep(self._pause)
 
     def _heard(self, news: str) -> None:
+        self._server.over()
+        self._news.over()
         for heard in self._listeners:
             heard(news)
 
-    async def _purge(self) -> None:
-        """Drop everything of ours, since among it is what could not be dropped when it should."""
-        lost, cursor = self._lost, 0
-        try:
-            while True:
-                cursor, keys = await self._redis.scan(cursor, match=f"{self._prefix}*", count=PURGE)
-                if keys:
-                    await self._redis.unlink(*keys)
-                if cursor == 0:
-                    break
-        except Exception as error:  # noqa: BLE001
-            self._failed(self._server, error)
-        else:
-            self._made_good = lost
-            self._server.over()
-        finally:
-            self._purging = None
+    def _noted(self, what: "_Trouble", *, proves: bool = True) -> "_Noted":
+        """Return a context in which Redis is asked: a failure is noted, and ends there.
 
-    def _failed(self, trouble: "_Trouble", error: Exception) -> None:
+        Args:
+            what: what is out of order when Redis refuses.
+            proves: when it does not refuse, that is in order again.
+
+        """
+        return _Noted(self._server, what, self._failed, proves=proves)
+
+    def _failed(self, trouble: "_Trouble", failure: Unanswered) -> None:
         self.failures += 1
         metrics.cache_failures.inc()
-        trouble.begin(error)
+        trouble.begin(failure)
 
 
-async def _closed(channel: PubSub) -> None:
-    with contextlib.suppress(Exception):  # it may be broken already
-        await channel.aclose()  # type: ignore[no-untyped-call]
+class _Noted:
+    """See ``RedisCache._noted``."""
+
+    def __init__(
+        self,
+        server: "_Trouble",
+        what: "_Trouble",
+        failed: "Callable[[_Trouble, Unanswered], None]",
+        *,
+        proves: bool,
+    ) -> None:
+        self._server = server
+        self._what = what
+        self._failed = failed
+        self._proves = proves
+
+    def __enter__(self) -> None:
+        """Ask."""
+
+    def __exit__(self, _: object, failure: BaseException | None, __: object) -> bool:
+        if failure is None:
+            self._server.over()
+            if self._proves:
+                self._what.over()
+        elif isinstance(failure, Refused):
+            self._server.over()
+            self._failed(self._what, failure)
+        elif isinstance(failure, Unanswered):
+            self._failed(self._server, failure)
+        return isinstance(failure, Unanswered)
 
 
 class _Trouble:
-    """Whether something is out of order: said once when it begins and once when it is over."""
+    """Whether something is out of order: said once when it begins and once when it is over.
+
+    Attributes:
+        present: it is.
+
+    """
 
     def __init__(self, name: str, clock: Callable[[], float], pause: float) -> None:
         self._name = name
         self._clock = clock
         self._pause = pause
-        self._present = False
+        self.present = False
         self._until = -math.inf
 
     def may_try(self) -> bool:
         """Return whether to try; while there is trouble, one in a pause may."""
-        if not self._present:
+        if not self.present:
             return True
         now = self._clock()
         if now < self._until:
@@ -377,19 +403,19 @@ class _Trouble:
         self._until = now + self._pause
         return True
 
-    def begin(self, error: Exception) -> None:
+    def begin(self, failure: Exception) -> None:
         """Note a failure."""
         self._until = max(self._until, self._clock() + self._pause)
-        if not self._present:
-            self._present = True
-            _log.warning(f"{self._name}_failed", error=f"{type(error).__name__}: {error}")
+        if not self.present:
+            self.present = True
+            _log.warning(f"{self._name}_failed", error=str(failure))
 
     def over(self) -> None:
         """Note that it worked."""
-        if self._present and self._until < math.inf:
-            self._present = False
+        if self.present and self._until < math.inf:
+            self.present = False
             _log.info(f"{self._name}_back")
 
     def give_up(self) -> None:
         """Try no more."""
-        self._present, self._until = True, math.inf
+        self.present, self._until = True, math.inf

@@ -13,6 +13,7 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from gateway import redis_url
 from gateway.errors import ConfigError
 
 PREFIX = "GATEWAY_"
@@ -35,16 +36,9 @@ def database(url: str) -> str:
 
 
 def _redis(url: str) -> str:
-    scheme, _, path = url.partition("://")
-    if not url or (scheme == "unix" and path.startswith("/")):
-        return url
-    if scheme in {"redis", "rediss"} and _is_address(url):
-        return url
-    msg = (
-        "no Redis is reached that way; give redis://host:6379/0, rediss://host:6379/0 or"
-        " unix:///run/redis.sock, or nothing for the cache in this process"
-    )
-    raise ValueError(msg)
+    if url:
+        redis_url.read(url)
+    return url
 
 
 def _is_address(url: str) -> bool:
@@ -81,7 +75,11 @@ class Settings(BaseSettings):
         config: the owner's file.
         database_url: ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``postgresql://…``;
             of several hosts, ``host:port,host:port``, the one that takes writes is used.
-        redis_url: empty for a cache in this process.
+        redis_url: empty for a cache in this process; else ``redis://user:password@host:6379/0``,
+            ``rediss://…`` with TLS, ``unix:///run/redis.sock``,
+            ``redis+sentinel://host:26379,host:26379/service/0`` or
+            ``redis+cluster://host:6379,host:6379`` (``rediss+sentinel``, ``rediss+cluster``).
+            Certificates: ``?ssl_ca_certs=FILE&ssl_certfile=FILE&ssl_keyfile=FILE``.
         port: 0 for any that is free.
         admin_token: empty when only callers on this machine may see the owner's pages.
         log_format: ``None``: for people on a terminal, else JSON.

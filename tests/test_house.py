@@ -27,7 +27,7 @@ Law = Callable[[str, str], Iterator[str]]
 
 DOORS = {
     "httpx": ("upstream.py", "simulation/panels.py"),  # the wire, and what stands in for it
-    "redis": ("cache.py",),
+    "redis": ("cache_redis.py",),
     "apsw": ("store/",),
     "sqlite3": (),  # the system's has a bug that loses data; apsw brings its own
     "asyncpg": ("store/postgres.py",),
@@ -260,6 +260,7 @@ SAID = '"""What it is."""\n'
     [
         (one_door, "orders.py", "import httpx"),
         (one_door, "orders.py", "def f():\n    from redis.asyncio import Redis"),
+        (one_door, "cache.py", "from redis.asyncio import Redis"),
         (one_door, "cache.py", "import apsw"),
         (one_door, "store/sqlite.py", "import sqlite3"),
         (one_door, "store/sqlite.py", "import asyncpg"),
@@ -304,7 +305,7 @@ def test_a_law_bites(law: Law, path: str, source: str) -> None:
     ("law", "path", "source"),
     [
         (one_door, "upstream.py", "import httpx"),
-        (one_door, "cache.py", "from redis.asyncio import Redis"),
+        (one_door, "cache_redis.py", "from redis.asyncio import Redis"),
         (one_door, "store/writer.py", "import apsw"),
         (exact, "upstream.py", "timeout = 0.5"),
         (pure, "upstream.py", "import time"),

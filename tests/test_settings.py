@@ -14,8 +14,10 @@ DATABASE = (
     "sqlite:////var/lib/gateway.db or postgresql://name:password@host/database"
 )
 REDIS = (
-    "--redis-url: no Redis is reached that way; give redis://host:6379/0, "
-    "rediss://host:6379/0 or unix:///run/redis.sock, or nothing for the cache in this process"
+    "--redis-url: no Redis is reached that way; give redis://user:password@host:6379/0 "
+    "(rediss:// with TLS), unix:///run/redis.sock, "
+    "redis+sentinel://host:26379,host:26379/service/0, redis+cluster://host:6379,host:6379, "
+    "or nothing for the cache in this process"
 )
 
 
@@ -154,7 +156,7 @@ def test_a_wrong_database_is_refused_without_repeating_it(url: str) -> None:
     assert [DATABASE] == told
 
 
-@pytest.mark.parametrize("url", ["localhost:6379", "http://a:5ecret@b", "unix://", "redis://a:0"])
+@pytest.mark.parametrize("url", ["localhost:6379", "http://a:5ecret@b", "redis+http://:5ecret@b"])
 def test_a_wrong_redis_is_refused_without_repeating_it(url: str) -> None:
     """Such an address holds a password, too."""
     told = mistakes(redis_url=url)
@@ -171,9 +173,12 @@ def test_a_database_is_kept_as_it_was_given(url: str) -> None:
     assert url == settings.load(database_url=url).database_url
 
 
-@pytest.mark.parametrize("url", ["redis://a", "rediss://u:p@a:6380/2", "unix:///run/redis.sock"])
+@pytest.mark.parametrize(
+    "url", ["redis://a", "rediss://u:p@a:6380/2", "unix:///run/redis.sock",
+            "redis+sentinel://a,b:26380/main", "rediss+cluster://u:p@a,b"],
+)  # fmt: skip
 def test_a_redis_is_kept_as_it_was_given(url: str) -> None:
-    """All three ways to it."""
+    """All the ways to it."""
     assert url == settings.load(redis_url=url).redis_url
 
 
