@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from gateway.cache import Cache
 from gateway.config import RequestLimits
 from gateway.model import Customer
 
@@ -16,6 +17,11 @@ BURST = 10.0
 """Seconds' worth of requests that may come at once."""
 REMEMBERED = 50_000
 """Callers that are remembered; those who have been quiet are forgotten first."""
+
+EXCHANGED = 0.5
+"""Seconds between two exchanges with the other processes."""
+WORTH_TELLING = 0.005
+"""Seconds paid since the last exchange under which a caller is not mentioned in it."""
 
 SUBSCRIBER = 64
 """The low bits of an IPv6 address that are one caller's own to choose."""
@@ -25,7 +31,11 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Limits:
-    """Counts requests, in this process."""
+    """Counts requests, in this process; an exchange now and then has them count in every one.
+
+    So no request waits for another machine. Together the processes let in what one would, and
+    beyond it what each lets in before it has heard of the others.
+    """
 
     def __init__(
         self,
@@ -35,6 +45,8 @@ class Limits:
         self._limits = limits or RequestLimits()
         self._clock = clock
         self._paid_until: dict[str | int, float] = {}
+        self._paid: dict[str | int, float] = {}  # since the last exchange, which was …
+        self._exchanged = clock()
         self._proxies = tuple(ipaddress.ip_network(one) for one in self._limits.trusted_proxies)
         self._known: dict[str, bool] = {}
 
@@ -73,21 +85,40 @@ class Limits:
         """Count a customer's request; returns the seconds that it is too early by."""
         return self._wait(customer.id, customer.per_second or self._limits.per_key)
 
+    async def exchange(self, cache: Cache) -> None:
+        """Tell what callers have paid here, and take over what they have paid elsewhere."""
+        now = self._clock()
+        paid, self._paid = self._paid, {}
+        elapsed, self._exchanged = now - self._exchanged, now
+        busy = {_key(who): who for who, seconds in paid.items() if seconds >= WORTH_TELLING}
+        told = {key: (paid[who], self._paid_until.get(who, now) - now) for key, who in busy.items()}
+        for key, ahead in (await cache.pay(told, elapsed)).items():
+            who = busy[key]
+            until = now + ahead + self._paid.get(who, 0.0)  # and what was paid meanwhile
+            self._paid_until[who] = max(self._paid_until.get(who, 0.0), until)
+
     def _wait(self, who: str | int, per_second: int) -> float:
         # Each request pays for its part of a second; whoever has paid too far ahead waits.
-        now = self._clock()
-        paid_until = max(self._paid_until.get(who, 0.0), now) + 1 / per_second
+        now, price = self._clock(), 1 / per_second
+        paid_until = max(self._paid_until.get(who, 0.0), now) + price
         if paid_until > now + BURST:
             return paid_until - now - BURST
         if who not in self._paid_until and len(self._paid_until) >= REMEMBERED:
             self._forget(now)
         self._paid_until[who] = paid_until
+        self._paid[who] = self._paid.get(who, 0.0) + price
         return 0.0
 
     def _forget(self, now: float) -> None:
         quiet = {who: until for who, until in self._paid_until.items() if until > now}
         # Should all of them be busy at once, all of them begin anew.
         self._paid_until = quiet if len(quiet) < REMEMBERED else {}
+        self._paid.clear()
+
+
+def _key(who: str | int) -> str:
+    """Return the key of a caller in the cache: a customer has a number."""
+    return f"limits/{'customer' if isinstance(who, int) else 'address'}/{who}"
 
 
 def welcome(customer: Customer, address: str) -> bool:

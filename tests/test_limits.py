@@ -1,19 +1,26 @@
 """What a key can do: how often it may ask, from where, and for how much money a day."""
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
+from redis.asyncio import Redis
 from starlette.applications import Starlette
 
+import redistmp
 from gateway import transitions
+from gateway.cache import open_cache
+from gateway.cache_redis import LONGEST
 from gateway.config import RequestLimits
 from gateway.endpoint import Endpoint
-from gateway.limits import BURST, REMEMBERED, Limits, welcome
+from gateway.limits import BURST, REMEMBERED, WORTH_TELLING, Limits, welcome
 from gateway.model import Customer
 from world import YAML, Panel, World, world
 
@@ -432,3 +439,161 @@ async def test_a_repeat_of_an_order_is_not_counted_twice(tmp_path: Path) -> None
         await limit(one, daily_cap=100_000)
 
         assert [{"order": 1}] * 3 == [await one.add() for _ in range(3)]
+
+
+# --- in several processes -----------------------------------------------------------------
+
+
+PACE = 128
+"""Requests a second that the customer of these tests may make; binary, so that sums are exact."""
+FULL = int(PACE * BURST)
+SOME = FULL // 4
+"""So many that no slow moment of this machine gives them back."""
+
+
+class Process:
+    """The limits in one process of an installation."""
+
+    def __init__(self, url: str, installation: str, clock: Callable[[], float]) -> None:
+        self.door = Limits(RequestLimits.model_validate({"per_key": PACE}), clock)
+        self.cache = open_cache(url, installation)
+
+    def lets_in(self, requests: int) -> int:
+        """Ask so often at once; returns how many requests were let in."""
+        return [self.door.customer_waits(someone()) for _ in range(requests)].count(0)
+
+    async def exchange(self) -> None:
+        await self.door.exchange(self.cache)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[str]:
+    with redistmp.redis() as url:
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def processes(
+    *urls: str, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[list[Process]]:
+    """Have a process of one installation for each of these URLs."""
+    installation = secrets.token_hex(4)
+    found = [Process(url, installation, clock) for url in urls]
+    try:
+        yield found
+    finally:
+        for one in found:
+            await one.cache.aclose()
+
+
+async def test_what_a_key_has_used_up_in_one_process_it_has_in_the_others(shared: str) -> None:
+    async with processes(shared, shared, clock=Clock()) as (one, other):
+        assert FULL == one.lets_in(FULL + 100)
+        await one.exchange()
+        first = other.lets_in(SOME)
+        await other.exchange()
+
+        assert (SOME, 0) == (first, other.lets_in(SOME)), "until it has heard of the others"
+
+
+async def test_together_processes_let_in_the_pace_of_one(shared: str) -> None:
+    """And beyond it no more than each lets in before it has heard of the others."""
+    every = 0.1
+    async with processes(shared, shared, shared) as all_:
+        for each in all_:
+            each.lets_in(FULL if each is all_[0] else 1)
+            await each.exchange()
+        began, let, rounds = time.monotonic(), 0, 0
+        while (passed := time.monotonic() - began) < 2:
+            let += sum(each.lets_in(20) for each in all_)
+            await asyncio.sleep(0.005)
+            if passed > rounds * every:
+                rounds += 1
+                await asyncio.gather(*(each.exchange() for each in all_))
+
+        assert passed / 2 <= let / PACE <= passed + len(all_) * 2 * every
+
+
+async def test_who_is_below_the_pace_everywhere_and_above_it_together_uses_up_his_burst(
+    shared: str,
+) -> None:
+    async with processes(shared, shared, shared) as all_:
+        for each in all_:
+            await each.exchange()
+        began = seen = time.monotonic()
+        for _ in range(6):
+            await asyncio.sleep(0.25)
+            passed, seen = time.monotonic() - seen, time.monotonic()
+            for each in all_:
+                assert each.lets_in(int(0.6 * passed * PACE))
+                await each.exchange()
+        ahead = all_[-1].door._paid_until[1] - seen
+
+        assert ahead >= (seen - began) * (3 * 0.6 - 1) / 2
+
+
+async def test_a_redis_that_is_emptied_learns_again_what_every_process_knows(shared: str) -> None:
+    async with processes(shared, shared, clock=Clock()) as (one, other):
+        one.lets_in(FULL)
+        await one.exchange()
+        async with contextlib.aclosing(Redis.from_url(shared)) as client:
+            await client.flushall()
+        one.door._paid[1] = 1.0  # somebody was let in once more
+        await one.exchange()
+        other.lets_in(SOME)
+        await other.exchange()
+
+        assert 0 == other.lets_in(1)
+
+
+async def test_nobody_is_held_up_for_longer_than_a_minute(shared: str) -> None:
+    """Nor by a clock of Redis that was set back."""
+    async with processes(*[shared] * 10, clock=Clock()) as all_:
+        for each in all_:
+            assert FULL == each.lets_in(FULL)
+            await each.exchange()
+        waits = all_[-1].door.customer_waits(someone())
+
+        assert LONGEST - BURST - 1 <= waits <= LONGEST - BURST + 1
+
+
+@pytest.mark.parametrize("url", ["", "redis://127.0.0.1:1"], ids=["no Redis", "Redis gone"])
+async def test_without_redis_each_process_counts_for_itself(url: str) -> None:
+    async with processes(url, url, clock=Clock()) as both:
+        for _ in range(2):
+            let = [each.lets_in(FULL) for each in both]
+            for each in both:
+                await each.exchange()
+
+        assert [0, 0] == let
+        assert {1: 0.0} != both[0].door._paid
+
+
+async def test_what_is_exchanged_of_a_caller_goes_away_by_itself(shared: str) -> None:
+    """An address is nobody's to keep; and whoever asks next to nothing is not mentioned."""
+    async with (
+        processes(shared) as (one,),
+        contextlib.aclosing(Redis.from_url(shared, decode_responses=True)) as client,
+    ):
+        await client.flushall()
+        one.lets_in(1 + int(PACE * WORTH_TELLING))
+        for _ in range(20):
+            one.door.address_waits(AWAY)
+        one.door.address_waits("203.0.113.8")
+        await one.exchange()
+        left = {key: await client.pttl(key) for key in await client.keys()}
+
+        names = {str(key).partition("}/")[2] for key in left}
+        assert {"limits/customer/1", f"limits/address/{AWAY}"} == names
+        assert all(0 < one <= 3000 for one in left.values()), left
+
+
+async def test_what_was_let_in_during_an_exchange_counts_too(shared: str) -> None:
+    async with processes(shared, clock=Clock()) as (one,):
+        one.lets_in(FULL // 2)
+        under_way = asyncio.create_task(one.exchange())
+        await asyncio.sleep(0)
+        let = one.lets_in(FULL)
+        await under_way
+
+        assert (FULL - FULL // 2, 0) == (let, one.lets_in(1))
