@@ -25,7 +25,7 @@ from gateway.config import Config
 from gateway.endpoint import App, Endpoint, Receive, Scope, Send
 from gateway.errors import ConfigError, StoreUnavailable
 from gateway.follow import Follow
-from gateway.limits import Limits
+from gateway.limits import EXCHANGED, Limits
 from gateway.line import Line
 from gateway.orders import Orders
 from gateway.router import Router
@@ -73,6 +73,7 @@ class Gateway:
         self.now = now
         lines: Mapping[str, Line] = before.router.lines if before else {}
         self.router: Router = Router(config.providers, upstream, now, lines)
+        self.limits = Limits(config.limits)
         self.shop = Shop(config, store, self.router, cache, now)
         self.orders = Orders(store, self.router, self.shop, promises, following, now)
         self.follow = Follow(
@@ -209,7 +210,7 @@ class Running:
         self._changed = changed
         self._seen = seen
         self._ending: set[asyncio.Task[None]] = set()
-        self._watch: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin with the background work, and to watch the file."""
@@ -220,13 +221,13 @@ class Running:
         self.gateway.cache.listen(self._hear)
         self.gateway.background.start(work=self._work)
         self._changed(self.gateway)
-        self._watch = asyncio.create_task(self._watching())
+        self._loops = [asyncio.create_task(one) for one in (self._watching(), self._exchanging())]
 
     async def stop(self) -> None:
         """Hand over the background work, and let what is under way come to its answer."""
-        if self._watch:
-            self._watch.cancel()
-            await asyncio.wait({self._watch})
+        for loop in self._loops:
+            loop.cancel()
+            await asyncio.wait({loop})
         await wind_down(self.gateway)
         if self._ending:
             await asyncio.wait(self._ending)
@@ -246,6 +247,12 @@ class Running:
                     self._seen = seen
             except Exception:
                 log.exception("the owner's file could not be looked at")
+
+    async def _exchanging(self) -> None:
+        """Have the limits hold across all processes."""
+        while True:
+            await asyncio.sleep(EXCHANGED)
+            await self.gateway.limits.exchange(self.gateway.cache)
 
     async def _take_up(self) -> None:
         try:
@@ -327,7 +334,7 @@ class Application:
             gateway.follow,
             gateway.store,
             self._site,
-            limits=Limits(gateway.config.limits),
+            limits=gateway.limits,
         )
 
     async def _healthz(self, _: Request) -> Response:
