@@ -94,8 +94,8 @@ class Limits:
         told = {key: (paid[who], self._paid_until.get(who, now) - now) for key, who in busy.items()}
         for key, ahead in (await cache.pay(told, elapsed)).items():
             who = busy[key]
-            until = now + ahead + self._paid.get(who, 0.0)  # and what was paid meanwhile
-            self._paid_until[who] = max(self._paid_until.get(who, 0.0), until)
+            # It knows of all that was told, and not of what was paid meanwhile.
+            self._paid_until[who] = now + ahead + self._paid.get(who, 0.0)
 
     def _wait(self, who: str | int, per_second: int) -> float:
         # Each request pays for its part of a second; whoever has paid too far ahead waits.
