@@ -25,12 +25,14 @@ NEWS = "news"
 """The channel on which processes tell each other what has changed."""
 
 PATIENCE = 0.2
-"""Seconds that Redis is waited for at each step: an open connection, an answer."""
+"""Seconds that an answer of Redis is waited for …"""
+CONNECTING = 0.5
+"""… and an open connection, which with TLS takes some reckoning and several ways there and back."""
 ALTOGETHER = 1.0
 """Seconds for all steps of one question: of Sentinels and nodes the first may be the dead one."""
 QUIET = 5.0
 """Seconds without news after which the channel is asked whether it still hears any."""
-CONNECTIONS = 16
+CONNECTIONS = 8
 """To a server, at most, beside the one for the news; reads are joined, so more are of no use."""
 PURGE = 1000
 """Keys that are looked through at a time when everything of ours is dropped."""
@@ -151,7 +153,7 @@ class RedisServer:
         """
         with self._told():
             # A question finds out which server it is by now; a subscription does not.
-            await self._redis.mget([self._prefix])
+            await self._redis.get(self._prefix)
             channel = self._redis.pubsub()
             try:
                 await channel.subscribe(f"{self._prefix}{NEWS}")
@@ -218,7 +220,7 @@ def _common(address: Address) -> dict[str, Any]:
     """Return what every connection is told."""
     return {
         "socket_timeout": PATIENCE,
-        "socket_connect_timeout": PATIENCE,
+        "socket_connect_timeout": CONNECTING,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
         **({} if address.tls is None else {"ssl": True, **address.tls}),

@@ -1,4 +1,7 @@
-"""A Redis of one's own for a test: a free port, nothing on disk, gone when the test run is."""
+"""A Redis of one's own for a test: free ports, nothing on disk, gone when the test run is.
+
+One server, three of a cluster, or two with Sentinels that watch them.
+"""
 
 import contextlib
 import ctypes
@@ -9,8 +12,12 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import trustme
+from redis import Redis
 
 PATIENCE = 10.0
 
@@ -25,14 +32,17 @@ def find_server() -> str:
 
 
 @contextlib.contextmanager
-def server(*options: str, port: int = 0) -> Iterator[tuple[str, int]]:
-    """Run a Redis; gives its URL and its process id."""
+def server(*options: str, port: int = 0, sentinel: Path | None = None) -> Iterator[tuple[str, int]]:
+    """Run a Redis, or a Sentinel by this file; gives its URL and its process id."""
     port = port or _free_port()
     libc = ctypes.CDLL(None)
     with tempfile.TemporaryDirectory(prefix="redistest-") as folder:
         log = Path(folder) / "log"
         words = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
-        words += ["--save", "", "--appendonly", "no", *options]
+        if sentinel:
+            words = [str(sentinel), "--sentinel", *words]
+        else:
+            words += ["--save", "", "--appendonly", "no", *options]
         with log.open("wb") as out:
             run = subprocess.Popen(
                 [find_server(), *words],
@@ -53,6 +63,104 @@ def redis() -> Iterator[str]:
     """Run a Redis; gives its URL."""
     with server() as (url, _):
         yield url
+
+
+def ask(port: int, *words: object) -> Any:
+    """Give a Redis one command, past all that is tested; returns its answer."""
+    with contextlib.closing(Redis(port=port, protocol=2, decode_responses=True)) as client:
+        return client.execute_command(*words)  # type: ignore[no-untyped-call]
+
+
+def until(look: Callable[[], object]) -> None:
+    """Wait until a look is content; that a Redis does not answer yet is no mistake."""
+    end = time.monotonic() + 2 * PATIENCE
+    while time.monotonic() < end:
+        with contextlib.suppress(Exception):
+            if look():
+                return
+        time.sleep(0.02)
+    raise RuntimeError("what was waited for did not come")
+
+
+@contextlib.contextmanager
+def encrypted(folder: Path, *options: str) -> Iterator[tuple[int, str]]:
+    """Run a Redis with TLS; gives its port, and the file of who vouches for it."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    own = authority.issue_cert("localhost", "127.0.0.1")
+    own.private_key_pem.write_to_path(str(folder / "key.pem"))
+    own.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
+    port = _free_port()
+    words = ["--tls-port", str(port), "--tls-ca-cert-file", str(folder / "ca.pem")]
+    words += [
+        "--tls-key-file",
+        str(folder / "key.pem"),
+        "--tls-cert-file",
+        str(folder / "cert.pem"),
+    ]
+    with server(*words, "--tls-auth-clients", "no", *options):
+        yield port, str(folder / "ca.pem")
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[dict[int, int]]:
+    """Run a cluster of three; gives the process id of each port."""
+    with contextlib.ExitStack() as running:
+        nodes: dict[int, int] = {}
+        buses: dict[int, int] = {}
+        for _ in range(3):
+            port, bus = _free_port(), _free_port()
+            words = ["--cluster-enabled", "yes", "--cluster-port", str(bus)]
+            words += ["--cluster-node-timeout", "2000", "--cluster-require-full-coverage", "no"]
+            _, nodes[port] = running.enter_context(server(*words, port=port))
+            buses[port] = bus
+        first, *_ = nodes
+        for place, port in enumerate(nodes):
+            ask(port, "CLUSTER", "ADDSLOTSRANGE", place * 5462, min(place * 5462 + 5461, 16383))
+            ask(port, "CLUSTER", "SET-CONFIG-EPOCH", place + 1)
+            if port != first:
+                ask(first, "CLUSTER", "MEET", "127.0.0.1", port, buses[port])
+        for port in nodes:
+            until(lambda port=port: len(ask(port, "CLUSTER", "SLOTS")) == len(nodes))
+            until(lambda port=port: "cluster_state:ok" in str(ask(port, "CLUSTER", "INFO")))
+        yield nodes
+
+
+SERVICE = "ours"
+
+
+@contextlib.contextmanager
+def watched(folder: Path, password: str = "") -> Iterator[tuple[dict[int, int], list[int]]]:
+    """Run a Redis and its replica under two Sentinels.
+
+    Gives the process id of each port, the first of them being the master's, and the ports of the
+    Sentinels.
+    """
+    secret = ["--requirepass", password, "--masterauth", password] if password else []
+    with contextlib.ExitStack() as running:
+        url, pid = running.enter_context(server(*secret))
+        master = port_of(url)
+        url, other = running.enter_context(server("--replicaof", f"127.0.0.1 {master}", *secret))
+        sentinels: list[int] = []
+        for _ in range(2):
+            port = _free_port()
+            file = folder / f"sentinel-{port}.conf"
+            lines = [f"sentinel monitor {SERVICE} 127.0.0.1 {master} 1"]
+            lines += [f"sentinel down-after-milliseconds {SERVICE} 500"]
+            lines += [f"sentinel failover-timeout {SERVICE} 2000"]
+            lines += [f"sentinel auth-pass {SERVICE} {password}"] if password else []
+            file.write_text("\n".join(lines) + "\n")
+            running.enter_context(server(sentinel=file, port=port))
+            sentinels.append(port)
+        for port in sentinels:
+            until(lambda port=port: len(ask(port, "SENTINEL", "REPLICAS", SERVICE)) == 1)
+            until(lambda port=port: len(ask(port, "SENTINEL", "SENTINELS", SERVICE)) == 1)
+        yield {master: pid, port_of(url): other}, sentinels
+
+
+def port_of(url: str) -> int:
+    """Return the port of a URL that was given here."""
+    return int(url.rpartition(":")[2].partition("/")[0])
 
 
 def _wait(run: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
