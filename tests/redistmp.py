@@ -65,9 +65,10 @@ def redis() -> Iterator[str]:
         yield url
 
 
-def ask(port: int, *words: object) -> Any:
+def ask(port: int, *words: object, password: str = "") -> Any:
     """Give a Redis one command, past all that is tested; returns its answer."""
-    with contextlib.closing(Redis(port=port, protocol=2, decode_responses=True)) as client:
+    client = Redis(port=port, password=password or None, protocol=2, decode_responses=True)
+    with contextlib.closing(client):
         return client.execute_command(*words)  # type: ignore[no-untyped-call]
 
 
