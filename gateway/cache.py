@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 import structlog
 
 from gateway import metrics, redis_url
-from gateway.cache_redis import RedisServer, Refused, Unanswered
+from gateway.cache_redis import QUIET, RedisServer, Refused, Unanswered
 
 CATALOG, CUSTOMERS = "catalog", "customers"
 """The news that processes tell each other: what is for sale has changed, or who may order."""
@@ -177,6 +177,8 @@ class RedisCache:
         url: see ``redis_url``.
         clock: seconds, monotonic.
         pause: seconds without Redis after a failure.
+        installation: see ``open_cache``.
+        quiet: seconds without news after which their channel is tried.
 
     Attributes:
         failures: how often Redis has failed us so far.
@@ -189,9 +191,10 @@ class RedisCache:
         clock: Callable[[], float] = time.monotonic,
         pause: float = PAUSE,
         installation: str = "only",
+        quiet: float = QUIET,
     ) -> None:
         self.failures = 0
-        self._redis = RedisServer(redis_url.read(url), installation)
+        self._redis = RedisServer(redis_url.read(url), installation, quiet)
         self._server = _Trouble("redis", clock, pause)
         # What it may refuse although it answers: when we may not, when it is full or read-only.
         self._reading = _Trouble("redis_reading", clock, pause)

@@ -31,7 +31,7 @@ CONNECTING = 0.5
 ALTOGETHER = 1.0
 """Seconds for all steps of one question: of Sentinels and nodes the first may be the dead one."""
 QUIET = 5.0
-"""Seconds without news after which the channel is asked whether it still hears any."""
+"""Seconds without news after which their channel is tried: a peer may be gone without a word."""
 CONNECTIONS = 8
 """To a server, at most, beside the one for the news; reads are joined, so more are of no use."""
 PURGE = 1000
@@ -90,10 +90,12 @@ class RedisServer:
     Args:
         address: where it is.
         installation: whose keys these are.
+        quiet: seconds without news after which their channel is tried.
 
     """
 
-    def __init__(self, address: Address, installation: str) -> None:
+    def __init__(self, address: Address, installation: str, quiet: float = QUIET) -> None:
+        self._quiet = quiet
         self._prefix = f"{PREFIX}{{{installation}}}/"
         self._secrets = [one for one in (address.password, address.sentinel_password) if one]
         self._sentinel = _sentinel(address) if address.kind is Kind.SENTINEL else None
@@ -159,7 +161,7 @@ class RedisServer:
                 await channel.subscribe(f"{self._prefix}{NEWS}")
                 asked = False
                 while True:
-                    message = await channel.get_message(timeout=QUIET)
+                    message = await channel.get_message(timeout=self._quiet)
                     if message is None and asked:
                         raise TimeoutError("nothing is heard any more")
                     if message is None:

@@ -12,12 +12,12 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import trustme
-from redis import Redis
+from redis import Redis, RedisError
 
 PATIENCE = 10.0
 
@@ -72,15 +72,17 @@ def ask(port: int, *words: object, password: str = "") -> Any:
         return client.execute_command(*words)  # type: ignore[no-untyped-call]
 
 
-def until(look: Callable[[], object]) -> None:
-    """Wait until a look is content; that a Redis does not answer yet is no mistake."""
+def _until(ports: Iterable[int], look: Callable[[int], object]) -> None:
+    """Wait until a look at each is content; that a Redis does not answer yet is no mistake."""
     end = time.monotonic() + 2 * PATIENCE
-    while time.monotonic() < end:
-        with contextlib.suppress(Exception):
-            if look():
-                return
-        time.sleep(0.02)
-    raise RuntimeError("what was waited for did not come")
+    for port in ports:
+        content = False
+        while not content:
+            if time.monotonic() > end:
+                raise RuntimeError("what was waited for did not come")
+            with contextlib.suppress(RedisError):
+                content = bool(look(port))
+            time.sleep(0.02)
 
 
 @contextlib.contextmanager
@@ -121,9 +123,8 @@ def cluster() -> Iterator[dict[int, int]]:
             ask(port, "CLUSTER", "SET-CONFIG-EPOCH", place + 1)
             if port != first:
                 ask(first, "CLUSTER", "MEET", "127.0.0.1", port, buses[port])
-        for port in nodes:
-            until(lambda port=port: len(ask(port, "CLUSTER", "SLOTS")) == len(nodes))
-            until(lambda port=port: "cluster_state:ok" in str(ask(port, "CLUSTER", "INFO")))
+        _until(nodes, lambda port: len(ask(port, "CLUSTER", "SLOTS")) == len(nodes))
+        _until(nodes, lambda port: "cluster_state:ok" in str(ask(port, "CLUSTER", "INFO")))
         yield nodes
 
 
@@ -153,9 +154,8 @@ def watched(folder: Path, password: str = "") -> Iterator[tuple[dict[int, int], 
             file.write_text("\n".join(lines) + "\n")
             running.enter_context(server(sentinel=file, port=port))
             sentinels.append(port)
-        for port in sentinels:
-            until(lambda port=port: len(ask(port, "SENTINEL", "REPLICAS", SERVICE)) == 1)
-            until(lambda port=port: len(ask(port, "SENTINEL", "SENTINELS", SERVICE)) == 1)
+        _until(sentinels, lambda port: len(ask(port, "SENTINEL", "REPLICAS", SERVICE)) == 1)
+        _until(sentinels, lambda port: len(ask(port, "SENTINEL", "SENTINELS", SERVICE)) == 1)
         yield {master: pid, port_of(url): other}, sentinels
 
 

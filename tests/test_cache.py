@@ -492,6 +492,26 @@ async def test_who_may_have_missed_something_is_told_so(server: str) -> None:
     await cache.aclose()
 
 
+async def test_a_channel_that_has_fallen_silent_is_left_for_a_new_one() -> None:
+    """Whoever was there may have gone without a word, and nobody else asks anything."""
+    with capture_logs() as lines, redistmp.server() as (url, pid):
+        cache = RedisCache(url, pause=0.05, quiet=0.1)
+        heard: list[str] = []
+        cache.listen(heard.append)
+        await seen(heard, "")
+        await asyncio.sleep(0.5)
+        quiet = list(heard), list(lines)
+        os.kill(pid, signal.SIGSTOP)
+        while not lines:
+            await asyncio.sleep(0.01)
+        os.kill(pid, signal.SIGCONT)
+        await seen(heard, "", times=2)
+        await cache.aclose()
+
+    assert ([""], []) == quiet
+    assert ONCE == said(lines)
+
+
 async def test_in_one_process_news_need_no_redis() -> None:
     cache = MemoryCache()
     heard: list[str] = []
