@@ -6,11 +6,13 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from structlog.testing import capture_logs
 
 import redistmp
+import wire
 from gateway.cache import RedisCache, open_cache
 
 
@@ -242,12 +244,29 @@ async def test_no_password_is_logged_whatever_redis_answers(options: list[str]) 
     """A Redis that does not know a command repeats what stood behind it."""
     with redistmp.server(*options) as (url, _), capture_logs() as lines:
         at = url.removeprefix("redis://")
-        cache = open_cache(f"redis://:5ecret@{at}")
+        cache = open_cache(f"redis://:{'5ecret' * 50}@{at}")
         await cache.get(["a"])
         await cache.put({"a": b"1"}, ttl=60)
         await cache.aclose()
 
     assert lines
+    assert "5ecret" not in str(lines)
+
+
+async def test_nor_is_one_that_something_else_repeats() -> None:
+    """A proxy before it may have words of its own."""
+
+    async def repeat(peer: wire.Peer) -> None:
+        await peer.read_some()
+        await peer.write(b"-ERR 5ecret is wrong\r\n")
+
+    async with wire.serve(repeat) as proxy:
+        with capture_logs() as lines:
+            cache = open_cache(f"redis://:5ecret@127.0.0.1:{urlsplit(proxy.url).port}")
+            await cache.get(["a"])
+            await cache.aclose()
+
+    assert "is wrong" in str(lines)
     assert "5ecret" not in str(lines)
 
 

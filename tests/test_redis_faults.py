@@ -290,13 +290,16 @@ async def test_who_asks_at_the_same_moment_is_answered_by_one_question(
             await one.add(link=f"https://example.com/{number}")
         await one.api("status", orders="1,2,3,4,5")
         server.ask("CONFIG", "RESETSTAT")
+        before = failures()
         rows = await asyncio.gather(
             *(one.gateway.follow.statuses(one.customer, [1 + n % 5, 999]) for n in range(200))
         )
         counted = server.ask("INFO", "commandstats")
 
     assert {1} == {len(row) for row in rows}
+    assert before == failures()
     assert 1 == counted["cmdstat_mget"]["calls"]
+    assert "cmdstat_psetex" not in counted, "nobody found anything missing"
 
 
 async def test_a_limit_holds_at_two_gateways_together(tmp_path: Path, server: Server) -> None:
