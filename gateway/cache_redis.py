@@ -240,7 +240,7 @@ def _sentinel(address: Address) -> Sentinel:
 
 
 def _client(address: Address, sentinel: Sentinel | None) -> "Redis | RedisCluster":
-    options = _common(address) | {
+    options: dict[str, Any] = _common(address) | {
         "username": address.username,
         "password": address.password,
         "max_connections": 2 * CONNECTIONS,

@@ -68,7 +68,7 @@ async def serving(
     settings = Settings(config=folder / "none", database_url=database, redis_url=redis_url)
     upstream, clock = Upstream(httpx.MockTransport(carry)), Clock()
     async with open_gateway(owner, settings, upstream=upstream, now=clock) as gateway:
-        running = Running(gateway, settings, [], work=False)
+        running = Running(gateway, settings, [], (), work=False)
         await running.start()
         parts = (gateway.auth, gateway.shop, gateway.orders, gateway.follow, gateway.store)
         endpoint = Endpoint(*parts, Starlette(), limits=gateway.limits)
