@@ -65,7 +65,9 @@ SERVER, SENTINEL, CLUSTER = Kind.SERVER, Kind.SENTINEL, Kind.CLUSTER
     ],
 )
 def test_every_form_is_read(url: str, said: dict[str, Any]) -> None:
-    assert Address(**({"kind": SERVER} | said)) == read(url)
+    expected: Any = {"kind": SERVER} | said
+
+    assert Address(**expected) == read(url)
 
 
 @pytest.mark.parametrize(
