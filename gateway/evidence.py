@@ -29,8 +29,11 @@ from gateway.store import Movement, Reading
 
 COARSEST = 10_000
 """A hundredth of a unit of currency, in millionths: no panel tells its amounts less exactly."""
-MOST_SUMS = 5_000
-"""Different sums that the doubtful moves may make; with more, something always fits."""
+FEW_SUMS, MOST_SUMS = 8, 5_000
+"""Different sums that the doubtful moves may make: these are clear, with more nothing is …"""
+CROWDED = 20
+"""… and between them, an amount by chance must fit less often than once in so many times."""
+TOO_MUCH = "too much is not certain about what happened there at the same time"
 READINGS = 3
 """Readings on each side of an order that are compared."""
 REFUNDED = frozenset({Status.PARTIAL, Status.CANCELED})
@@ -178,20 +181,24 @@ def _compare(
     """Return what two readings say of an order; raises ``_Unclear``."""
     came_to = [(one.between(first, last), one.inexact) for one in moves]
     came_to = [(amounts, inexact) for amounts, inexact in came_to if amounts != (0,)]
-    certain = sum(amounts[0] for amounts, _ in came_to if len(amounts) == 1)
-    sums = _sums(amounts for amounts, _ in came_to if len(amounts) > 1)
-    rest = first.balance - last.balance - certain
+    certain = [(*amounts, inexact) for amounts, inexact in came_to if len(amounts) == 1]
+    sums = _sums((amounts, inexact) for amounts, inexact in came_to if len(amounts) > 1)
+    rest = first.balance - last.balance - sum(amount for amount, _ in certain)
     seen = (
         f"between {_time(first.answered_at)} and {_time(last.asked_at)} the balance lost "
         f"{money.text(rest)} {last.currency} beyond what is known"
     )
-    # Either balance is told less exactly than it is kept; so may be what this order costs.
-    slack = 2 * step + sum(inexact for _, inexact in came_to)
-    if order.cost <= 2 * slack:
+    # Two balances are told less exactly than they are kept; so may be what an order costs.
+    slack = step + sum(inexact for _, inexact in certain)
+    if order.cost <= 2 * (step + slack + max(sums.values())):
         msg = f"its cost of {money.text(order.cost)} is too small to be seen in this balance"
         raise _Unclear(msg)
+    fits = sum(2 * (slack + inexact) for inexact in sums.values())
+    if len(sums) > FEW_SUMS and fits * CROWDED > max(sums) - min(sums):
+        raise _Unclear(TOO_MUCH)
     placed, not_placed = (
-        [one for one in sums if abs(rest - cost - one) <= slack] for cost in (order.cost, 0)
+        [one for one in sums if abs(rest - cost - one) <= slack + own + sums[one]]
+        for cost, own in ((order.cost, step), (0, 0))
     )
     if placed and not_placed:
         msg = f"{seen}, which fits with this order and without it"
@@ -207,14 +214,16 @@ def _compare(
     raise _Unclear(msg)
 
 
-def _sums(amounts: Iterable[tuple[int, ...]]) -> set[int]:
-    """Return every sum that can be made by taking one amount of each."""
-    sums = {0}
-    for possible in amounts:
-        sums = {one + amount for one in sums for amount in possible}
+def _sums(moves: Iterable[tuple[tuple[int, ...], int]]) -> dict[int, int]:
+    """Return every sum that can be made of one amount of each move, and how inexact it may be."""
+    sums = {0: 0}
+    for amounts, inexact in moves:
+        before, sums = sums, {}
+        for one, amount in product(before, amounts):
+            so_far = before[one] + (inexact if amount else 0)
+            sums[one + amount] = max(sums.get(one + amount, 0), so_far)
         if len(sums) > MOST_SUMS:
-            msg = "too much is not certain about what happened there at the same time"
-            raise _Unclear(msg)
+            raise _Unclear(TOO_MUCH)
     return sums
 
 
@@ -246,6 +255,8 @@ def _unfollowed(order: Order, after: int, step: int) -> _Move:
 
 def _known(case: Case, nobody_knows: Iterable[int], step: int) -> Iterator[_Move]:
     """Yield what moved our account, as far as we were told."""
+    told = [one.order.billed for one in case.movements if one.order and one.order.billed]
+    step = max(step, _step(told)) if told else step
     orders: dict[int, list[Movement]] = {}
     for movement in case.movements:
         booked = movement.transfer
@@ -278,9 +289,8 @@ def _followed(
     later = movements[1:] if listed else movements
     refunds = _refunds(order, later)
     others = later[: len(later) - len(refunds)]
-    # Else it may have been told, or shared, rounded.
-    exact = listed and accepted.amount == order.cost and order.status is not Status.PARTIAL
-    step = 0 if exact else max(step, _step([order.billed or order.cost]))
+    if listed and accepted.amount == order.cost and order.status is not Status.PARTIAL:
+        step = 0  # else it may have been told, or shared, rounded
     if not listed or len(others) > 1:  # else it only puts right what the order should have cost
         for one in others:
             yield _doubtful(_signed(one), _when(case, one), step)

@@ -478,6 +478,31 @@ def test_each_of_several_may_have_been_charged_roughly() -> None:
     assert [PLACED] * 4 == [verdict(account, one) for one in orders]
 
 
+def test_sums_so_close_together_that_any_amount_fits_say_nothing() -> None:
+    """None was taken; somebody else has spent as much as two of many would have cost, roughly."""
+    account = Account(step=10_000)
+    account.look(SENT - MINUTE)
+    orders = [
+        unknown(account, 200_000 + 2**number * 10_000, taken=False, at=SENT + number)
+        for number in range(5)
+    ]
+    large = unknown(account, 3_000_000, taken=False)
+    account.move(SENT + MINUTE, 560_000)
+    looks(account, 1, 5)
+
+    assert [OPEN] * 6 == [verdict(account, one) for one in (*orders, large)]
+    assert "too much is not certain" in why(account, large)
+
+
+def test_the_cost_of_another_is_inexact_only_where_it_is_counted_in(account: Account) -> None:
+    """Of a third order so little is left that it does not show; then its twin's cost is all."""
+    orders = [unknown(account, cost, taken=False, at=SENT) for cost in (827, 315_000, 271)]
+    account.move(SENT + MINUTE, 850)
+    looks(account, 1, 5)
+
+    assert OPEN == verdict(account, orders[2])
+
+
 # --- at the moment when a balance is seen -------------------------------------------------------
 
 
