@@ -1,0 +1,338 @@
+"""Gateways and background processes on one PostgreSQL and one Redis, in everything that ends them.
+
+Three processes serve and two do the background work while customers order. Of each kind one is
+killed and one is stopped for longer than its leases last, again and again, and the database is
+restarted under all of them. Then comes the reckoning: nothing lost, nothing doubled.
+
+``CRASH_ROUNDS`` and ``CRASH_SEED`` mean what they mean to the other crashes; the database goes down
+once for every three rounds.
+"""
+
+import asyncio
+import itertools
+import signal
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import asyncpg  # type: ignore[import-untyped]
+import pytest
+
+import redistmp
+from databases import bare_database
+from gateway import ledger
+from gateway.background import LEASE
+from gateway.model import Status
+from pgtmp import Server, server
+from reckoning import reckon
+from scenes import (
+    LIMIT,
+    PATIENCE,
+    ROUNDS,
+    TIMEOUT,
+    Panels,
+    Scene,
+    Site,
+    busy,
+    end,
+    open_panels,
+    set_up,
+)
+from world import Panel, world
+
+LONG = 3
+"""Rounds that last as long as one of these, in which somebody sleeps through his leases."""
+LEASE_MS = int(LEASE * 1000)
+NO_ANSWER_FOR = 120.0
+"""Seconds for which a provider is waited for where nothing but a lease may end the waiting."""
+
+
+@pytest.fixture(scope="module")
+def panels() -> Iterator[Panels]:
+    """Return the panels."""
+    with open_panels() as panels:
+        yield panels
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Server]:
+    """A server for this module, since what is done to it would disturb other tests."""
+    with server() as one:
+        yield one
+
+
+@asynccontextmanager
+async def on_servers(
+    own: Server,
+    panels: Panels,
+    folder: Path,
+    *,
+    gateways: int = 0,
+    unavailable: str = "refuse",
+    waits: float = TIMEOUT,
+) -> AsyncIterator[Scene]:
+    """Open a scene on a database of PostgreSQL, and a Redis of its own."""
+    with redistmp.redis() as redis_url:
+        async with bare_database(own.url) as url:
+            site = Site(folder, url, redis_url)
+            site.declare(panels, unavailable, waits)
+            await site.furnish()
+            async with set_up(panels, site, gateways) as scene:
+                yield scene
+
+
+async def _fetch(site: Site, statement: str) -> list[Any]:
+    db = await asyncpg.connect(site.database_url)
+    try:
+        rows: list[Any] = await db.fetch(statement)
+        return rows
+    finally:
+        await db.close()
+
+
+# --- the storm ---------------------------------------------------------------------------------
+
+
+class Post:
+    """A post that is never left: whatever becomes of a process, the next one takes its place."""
+
+    def __init__(self, start: Callable[[], Awaitable[Process]]) -> None:
+        self._start = start
+        self.run: Process | None = None
+
+    async def keep(self) -> None:
+        """Keep it until it is cancelled; the last process stays."""
+        while True:
+            self.run = await self._start()
+            await self.run.wait()
+            await asyncio.sleep(0.1)
+
+    def tell(self, what: signal.Signals) -> None:
+        """Send a signal to whoever is there."""
+        if self.run and self.run.returncode is None:
+            self.run.send_signal(what)
+
+
+@asynccontextmanager
+async def _kept(posts: Sequence[Post]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(post.keep()) for post in posts]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _trouble(scene: Scene, posts: Sequence[Post], kills: int) -> None:
+    """Stop one of these for longer than its leases last; meanwhile kill some of the others."""
+    asleep = scene.chance.choice(posts)
+    awake = [post for post in posts if post is not asleep]
+    asleep.tell(signal.SIGSTOP)
+    for _ in range(kills):
+        await asyncio.sleep(scene.chance.uniform(1.05, 1.25) * LEASE / kills)
+        scene.chance.choice(awake).tell(signal.SIGKILL)
+    asleep.tell(signal.SIGCONT)
+
+
+async def _restart(scene: Scene, own: Server) -> None:
+    """Restart the database in good order, or as if the power had gone."""
+    await asyncio.sleep(scene.chance.uniform(0.2, 0.8) * LEASE)
+    own.stop(scene.chance.choice((signal.SIGINT, signal.SIGQUIT)))
+    await asyncio.sleep(scene.chance.uniform(0.1, 1.0))
+    own.start()
+
+
+@LIMIT
+async def test_whoever_is_killed_stopped_or_restarted_nothing_is_lost_and_nothing_doubled(
+    own: Server, panels: Panels, tmp_path: Path
+) -> None:
+    async with on_servers(own, panels, tmp_path, gateways=3, unavailable="queue") as scene:
+        ports = scene.traffic.ports
+        serving = [Post(partial(scene.site.serve, port, "--no-background")) for port in ports]
+        working = [Post(partial(scene.site.start, "background")) for _ in range(2)]
+        async with _kept([*serving, *working]):
+            for port in ports:
+                await scene.site.answering(port)
+            async with busy(scene):
+                for _ in range(-(-ROUNDS // LONG)):
+                    await asyncio.gather(
+                        _trouble(scene, serving, kills=3),
+                        _trouble(scene, working, kills=1),
+                        _restart(scene, own),
+                    )
+                for port in ports:
+                    await scene.site.answering(port)
+        await reckon(scene)
+
+        assert scene.traffic.lost, "no kill met an order under way"
+        assert scene.traffic.acknowledged
+        assert [] == await _crossed(scene.site)
+
+
+async def _crossed(site: Site) -> list[Any]:
+    """Return the balances that were written though a later look had been written before."""
+    return await _fetch(
+        site,
+        """SELECT one.provider, one.asked_at, one.answered_at, later.asked_at
+        FROM readings AS one JOIN readings AS later ON later.provider = one.provider
+        AND later.asked_at > one.asked_at AND later.answered_at < one.answered_at""",
+    )
+
+
+# --- who does the work -------------------------------------------------------------------------
+
+
+class Held(NamedTuple):
+    """Who does a piece of the work, the how manyeth that is, and until when (milliseconds)."""
+
+    holder: str
+    fence: int
+    until: int
+
+
+Work = Mapping[str, Held]
+
+
+async def _work(site: Site) -> Work:
+    """Return who does what, or did it last."""
+    leases = "SELECT name, holder, fence, expires_at FROM leases WHERE name NOT LIKE 'process %'"
+    return {name: Held(*rest) for name, *rest in await _fetch(site, leases)}
+
+
+def _shares(work: Work) -> dict[str, int]:
+    """Return how much each does."""
+    return {
+        holder: len(list(same))
+        for holder, same in itertools.groupby(sorted(one.holder for one in work.values()))
+    }
+
+
+async def _until_shared(site: Site, by: int) -> Work:
+    """Wait until all the work is done, by so many, each of whom does as much as the others."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            work = await _work(site)
+            shares = sorted(_shares(work).values())
+            if len(shares) == by and shares[-1] - shares[0] <= 1:
+                return work
+            await asyncio.sleep(0.05)
+
+
+async def _taken_over(site: Site, before: Work) -> dict[str, int]:
+    """Wait until everything is done by others; returns when they took it up."""
+    taken: dict[str, int] = {}
+    async with asyncio.timeout(PATIENCE):
+        while taken.keys() < before.keys():
+            for name, held in (await _work(site)).items():
+                if held.fence > before[name].fence:
+                    taken.setdefault(name, held.until - LEASE_MS)
+            await asyncio.sleep(0.05)
+    return taken
+
+
+async def _in_the_middle_of_a_look(panels: Panels) -> None:
+    """Wait until a provider is looking up a balance, which it will answer a little later."""
+    await panels.behind("smm1st", "faults", action="balance", fault="slow", seconds=1.0)
+    async with asyncio.timeout(PATIENCE):
+        while await panels.behind("smm1st", "faults"):
+            await asyncio.sleep(0.02)
+
+
+@LIMIT
+async def test_work_is_shared_taken_over_from_the_dead_and_refused_from_who_slept_through_it(
+    own: Server, panels: Panels, tmp_path: Path
+) -> None:
+    """One sleeps in the middle of a look at a balance, of which only he knows what it said."""
+    async with on_servers(own, panels, tmp_path, waits=NO_ANSWER_FOR) as scene:
+        site = scene.site
+        first = await site.start("background")
+        ((holder, _),) = _shares(await _until_shared(site, by=1)).items()
+        second = await site.start("background")
+        shared = await _until_shared(site, by=2)
+
+        await _in_the_middle_of_a_look(panels)
+        his = shared["balance of smm1st"].holder == holder
+        sleeper, other = (first, second) if his else (second, first)
+        sleeper.send_signal(signal.SIGSTOP)
+        await end(other)
+        before = await _work(site)
+        await site.start("background")
+        taken = await _taken_over(site, before)
+
+        work = await _work(site)
+        assert {name: one.fence + 1 for name, one in before.items()} == {
+            name: one.fence for name, one in work.items()
+        }
+        early = [name for name, one in before.items() if taken[name] < one.until]
+        late = [name for name, one in before.items() if taken[name] > one.until + LEASE_MS]
+        assert ([], []) == (early, late)
+
+        sleeper.send_signal(signal.SIGCONT)
+        woken = await _until_shared(site, by=2)
+        await _until_told(site, "a round was for nothing")
+        await reckon(scene)
+
+        assert {one.holder for one in shared.values()} != {one.holder for one in woken.values()}
+        readings = "SELECT asked_at, answered_at FROM readings WHERE provider = 'smm1st'"
+        looks = await _fetch(site, readings)
+        at = taken["balance of smm1st"]
+        assert [] == [look for look in looks if look[0] < at <= look[1]]
+        assert [look for look in looks if at <= look[0]]
+
+
+async def _until_told(site: Site, words: str) -> None:
+    """Wait until a process has logged this."""
+    async with asyncio.timeout(PATIENCE):
+        while words not in site.log():
+            await asyncio.sleep(0.05)
+
+
+# --- statuses that cross -----------------------------------------------------------------------
+
+SAID = (("Completed", 0), ("Canceled", 100), ("Partial", 30))
+"""What a provider says of an order of 100, one after the other: status and remains."""
+
+
+async def test_statuses_may_arrive_at_two_processes_in_any_order(
+    own: Server, tmp_path: Path
+) -> None:
+    """Whatever was asked for last has the last word, and the money is what that word says."""
+    answers: list[asyncio.Future[dict[str, str]]] = []
+
+    async def status(_: Mapping[str, str]) -> dict[str, str]:
+        answers.append(asyncio.get_running_loop().create_future())
+        return await answers[-1]
+
+    p = Panel(status=status)
+    async with (
+        bare_database(own.url) as url,
+        world(tmp_path, database_url=url, p=p) as one,
+        world(tmp_path, database_url=url, name="bob", p=p) as another,
+    ):
+        ends = set()
+        for number, arrival in enumerate(itertools.permutations(range(len(SAID)))):
+            said = await one.add(link=f"https://example.com/{number}")
+            answers.clear()
+            asked = []
+            for process in itertools.islice(itertools.cycle((one, another)), len(SAID)):
+                one.clock.forward(1000)
+                another.clock.at = one.clock.at
+                order = await process.order(said["order"])
+                asked.append(asyncio.create_task(process.gateway.follow.ask("p", [order])))
+                while len(answers) < len(asked):
+                    await asyncio.sleep(0)
+            for turn in arrival:
+                word, remains = SAID[turn]
+                answers[turn].set_result({"status": word, "remains": str(remains)})
+                await asked[turn]
+            after = await another.order(said["order"])
+            ends.add((after.status, after.remains, after.charge, ledger.net(after)))
+
+        ((word, left, charge, net),) = ends
+        assert (Status.PARTIAL, 30, charge * 70) == (word, left, net * 100)
+        assert 100_000_000 - number * net - net == round(float(await one.balance()) * 1_000_000)
+        assert [] == await one.audit()
