@@ -159,5 +159,4 @@ def _charge(books: Books, row: Row) -> Decimal:
         return rate * int(row["quantity"])
     if row["status"] == "Canceled":
         return Decimal(0)
-    (theirs,) = books.at_panels(row["link"])
-    return rate * int(theirs["done"])
+    return rate * sum(int(one["done"]) for one in books.at_panels(row["link"]))

@@ -227,6 +227,10 @@ class Site:
         for run in self.running():
             await end(run)
 
+    def logged(self, words: str) -> bool:
+        """Tell whether a process has logged this."""
+        return words in (self.folder / "log").read_text()
+
     def log(self) -> str:
         return (self.folder / "log").read_text()[-6000:]
 
