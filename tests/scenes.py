@@ -292,3 +292,14 @@ async def pause(run: Process, seconds: float) -> None:
     run.send_signal(signal.SIGSTOP)
     await asyncio.sleep(seconds)
     run.send_signal(signal.SIGCONT)
+
+
+async def until_under_way(scene: Scene) -> set[int]:
+    """Wait until a panel has orders of which nobody was told; returns the ports that were asked."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            taken = {one["link"] for one in await scene.panels.orders(scene.traffic.prefix)}
+            untold = [one for one in scene.traffic.wishes if not (one.ids or one.refusals)]
+            if asked := {one.asking for one in untold if one.asking and one.link in taken}:
+                return asked
+            await asyncio.sleep(0.02)

@@ -38,6 +38,7 @@ from scenes import (
     open_panels,
     pause,
     set_up,
+    until_under_way,
 )
 
 
@@ -198,22 +199,11 @@ async def test_a_gateway_that_sleeps_until_its_work_was_taken_over_harms_nothing
         assert any(row["upstream_id"] for row in books.rows)
 
 
-async def _until_under_way(scene: Scene) -> None:
-    """Wait until a panel has orders of which nobody was told anything yet."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            open_ = {one.link for one in scene.traffic.wishes if not (one.ids or one.refusals)}
-            taken = await scene.panels.orders(scene.traffic.prefix)
-            if open_ & {one["link"] for one in taken}:
-                return
-            await asyncio.sleep(0.02)
-
-
 async def _pause_under_way(scene: Scene, run: Process) -> set[int]:
     """Stop a gateway while it is sending orders; returns those of which it had no answer yet."""
     async with asyncio.timeout(PATIENCE):
         while True:
-            await _until_under_way(scene)
+            await until_under_way(scene)
             run.send_signal(signal.SIGSTOP)
             if _writable(scene.site):  # else it was stopped in a commit, for which all have to wait
                 rows = await scene.site.command(*EVERY_ORDER)
@@ -255,7 +245,7 @@ async def test_a_graceful_stop_gives_every_order_under_way_its_answer_and_takes_
             for _ in range(ROUNDS):
                 run = await scene.site.serve(port)
                 await scene.site.answering(port)
-                await _until_under_way(scene)
+                await until_under_way(scene)
                 stopping = asyncio.create_task(end(run, signal.SIGTERM))
                 reached = await _reached_while(port, run)
 

@@ -43,6 +43,7 @@ from scenes import (
     end,
     open_panels,
     set_up,
+    until_under_way,
 )
 from world import Panel, world
 
@@ -100,11 +101,23 @@ async def _fetch(site: Site, statement: str, *bindings: object) -> list[Any]:
 
 
 class Post:
-    """A post that is never left: whatever becomes of a process, the next one takes its place."""
+    """A post that is never left: whatever becomes of a process, the next one takes its place.
 
-    def __init__(self, start: Callable[[], Awaitable[Process]]) -> None:
-        self._start = start
+    Attributes:
+        port: where it serves; 0 when it does the background work.
+        run: the process that is there.
+
+    """
+
+    def __init__(self, site: Site, port: int = 0) -> None:
+        self.port = port
         self.run: Process | None = None
+        self._site = site
+
+    def _start(self) -> Awaitable[Process]:
+        if self.port:
+            return self._site.serve(self.port, "--no-background")
+        return self._site.start("background")
 
     async def keep(self) -> None:
         """Keep it until it is cancelled; the last process stays."""
@@ -130,15 +143,33 @@ async def _kept(posts: Sequence[Post]) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _trouble(scene: Scene, posts: Sequence[Post], kills: int) -> None:
-    """Stop one of these for longer than its leases last; meanwhile kill some of the others."""
-    asleep = scene.chance.choice(posts)
-    awake = [post for post in posts if post is not asleep]
+async def _trouble(
+    scene: Scene, choose: Callable[[Sequence[Post]], Awaitable[Post]], posts: Sequence[Post]
+) -> None:
+    """Stop one of these for longer than its leases last, and kill some of the others meanwhile.
+
+    ``choose`` says which, and when.
+    """
+    asleep = await choose(posts)
     asleep.tell(signal.SIGSTOP)
-    for _ in range(kills):
-        await asyncio.sleep(scene.chance.uniform(1.05, 1.25) * LEASE / kills)
-        scene.chance.choice(awake).tell(signal.SIGKILL)
+    awake = [post for post in posts if post is not asleep]
+    for _ in awake:
+        await asyncio.sleep(scene.chance.uniform(1.05, 1.25) * LEASE / len(awake))
+        (await choose(awake)).tell(signal.SIGKILL)
     asleep.tell(signal.SIGCONT)
+
+
+async def _anybody(scene: Scene, posts: Sequence[Post]) -> Post:
+    return scene.chance.choice(posts)
+
+
+async def _sending(scene: Scene, posts: Sequence[Post]) -> Post:
+    """Wait until one of these has sent an order, and nobody knows what came of it."""
+    while True:
+        asked = await until_under_way(scene)
+        if found := [post for post in posts if post.port in asked]:
+            return scene.chance.choice(found)
+        await asyncio.sleep(0.02)
 
 
 async def _restart(scene: Scene, own: Server) -> None:
@@ -155,16 +186,16 @@ async def test_whoever_is_killed_stopped_or_restarted_nothing_is_lost_and_nothin
 ) -> None:
     async with on_servers(own, panels, tmp_path, gateways=3, unavailable="queue") as scene:
         ports = scene.traffic.ports
-        serving = [Post(partial(scene.site.serve, port, "--no-background")) for port in ports]
-        working = [Post(partial(scene.site.start, "background")) for _ in range(2)]
+        serving = [Post(scene.site, port) for port in ports]
+        working = [Post(scene.site) for _ in range(2)]
         async with _kept([*serving, *working]):
             for port in ports:
                 await scene.site.answering(port)
             async with busy(scene, (*STORM, *CROWD, *CROWD, *CROWD)):
                 for _ in range(-(-ROUNDS // LONG)):
                     await asyncio.gather(
-                        _trouble(scene, serving, kills=3),
-                        _trouble(scene, working, kills=1),
+                        _trouble(scene, partial(_sending, scene), serving),
+                        _trouble(scene, partial(_anybody, scene), working),
                         _restart(scene, own),
                     )
                 for port in ports:

@@ -84,6 +84,7 @@ class Wish:
     Attributes:
         key: the idempotency key; empty: without one, and then sent only once.
         lost: requests that may have arrived and were not answered.
+        asking: the port of the gateway that is being asked at this moment, or 0.
 
     """
 
@@ -95,6 +96,7 @@ class Wish:
     ids: list[int] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     lost: int = 0
+    asking: int = 0
 
     @property
     def form(self) -> dict[str, object]:
@@ -200,12 +202,14 @@ class Traffic:
     async def _say(self, wish: Wish) -> bool:
         """Send a wish to one of the gateways; tells whether it may have arrived."""
         key = {"Idempotency_Key": wish.key} if wish.key else {}
-        port = self._chance.choice(self.ports)
+        wish.asking = port = self._chance.choice(self.ports)
         try:
             answer = await ask(port, "/api/v2", wish.form, patience=self.patience, **key)
         except Lost as lost:
             wish.lost += lost.sent
             return lost.sent
+        finally:
+            wish.asking = 0
         match answer:
             case {"order": int(order)}:
                 wish.ids.append(order)
