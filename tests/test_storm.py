@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 import asyncpg  # type: ignore[import-untyped]
@@ -27,6 +28,7 @@ from databases import bare_database
 from gateway import ledger
 from gateway.background import LEASE
 from gateway.model import Status
+from gateway.store.postgres import READERS, PostgresStore
 from pgtmp import Server, server
 from reckoning import reckon
 from scenes import (
@@ -322,6 +324,39 @@ async def test_work_is_shared_taken_over_from_the_dead_and_refused_from_who_slep
 async def _written_late(site: Site, at: int) -> list[Any]:
     """Return the looks that were begun before a time, and written after it."""
     return await _fetch(site, f"{LOOKS} AND asked_at < $1 AND answered_at >= $1", at)
+
+
+# --- connections -------------------------------------------------------------------------------
+
+
+async def test_connections_that_the_server_has_just_ended_fail_nobody(own: Server) -> None:
+    """Neither are they taken for sound, nor one after the other for the only one that is gone."""
+    async with bare_database(own.url) as url:
+        store = await PostgresStore.open(url)
+        try:
+            for _ in range(20):
+                await asyncio.gather(*(store.edition() for _ in range(READERS)))
+                ending = Thread(target=lambda: asyncio.run(_end_connections(url)))
+                ending.start()
+                ending.join()  # so that this loop hears of all of them in the same moment
+
+                for _ in range(READERS + 1):
+                    assert 0 == await store.edition()
+        finally:
+            await store.close()
+
+
+async def _end_connections(url: str) -> None:
+    """End all connections to a database but this one, and wait until they are gone."""
+    db = await asyncpg.connect(url)
+    try:
+        others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> $1"
+        mine = db.get_server_pid()
+        await db.fetch(f"SELECT pg_terminate_backend(pid) {others}", mine)
+        while await db.fetchval(f"SELECT count(*) {others}", mine):
+            await asyncio.sleep(0.01)
+    finally:
+        await db.close()
 
 
 # --- statuses that cross -----------------------------------------------------------------------

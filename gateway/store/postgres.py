@@ -74,12 +74,21 @@ _GONE = (
     asyncpg.CrashShutdownError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     OSError,
 )
-"""The connection has come to its end."""
+"""The connection has come to its end.
+
+The driver calls it an error of its own when the server has said so, and the line is still open.
+"""
 _OURS = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, ValueError)
 """What was asked for is at fault, and not the server."""
-_DRIVERS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+_DRIVERS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
 
 
 class Links:
@@ -95,8 +104,11 @@ class Links:
     async def close(self) -> None:
         """Close the connections; those in use are closed when they come back."""
         self._closed = True
-        for db in self._idle:
-            db.terminate()
+        self._end_idle()
+
+    def _end_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().terminate()
 
     async def transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Do this in a transaction, again from the start where another one was in its way."""
@@ -122,7 +134,7 @@ class Links:
     async def use(
         self, work: Callable[[Connection], Awaitable[T]], patience: int | None = None
     ) -> T:
-        """Do this on a connection; once more on another one when that turns out to be gone."""
+        """Do this on a connection; once more on a new one when that turns out to be gone."""
         try:
             async with asyncio.timeout((patience or self._patience) / 1000), self._places:
                 try:
@@ -131,6 +143,7 @@ class Links:
                 except _GONE as error:
                     if isinstance(error, _OURS):
                         raise
+                    self._end_idle()  # what ended this one has ended them, too
                     async with self._one() as db:
                         return await work(db)
         except _OURS:
