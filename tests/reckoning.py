@@ -73,7 +73,8 @@ async def reckon(scene: Scene) -> Books:
     """Stop everything that is at rest, and compare all that was said, booked and bought."""
     await rest(scene)
 
-    assert {0} == {await end(run, signal.SIGTERM) for run in scene.site.running()}
+    codes = {await end(run, signal.SIGTERM) for run in scene.site.running()}
+    assert {0} == codes, (codes, scene.site.log())
     rows = await scene.site.command(*EVERY_ORDER)
     customers = await scene.site.command("customer", "list")
     audit = await scene.site.command("audit")
@@ -81,8 +82,9 @@ async def reckon(scene: Scene) -> Books:
     by_name = {one["name"]: one for one in customers}
     books = Books(rows, taken, by_name, scene.traffic.wishes)
     wrong = [*scene.traffic.surprises, *_told(books), *_bought(books), *_money(books)]
+    wrong += audit["problems"]
 
-    assert [] == [*wrong, *audit["problems"]], scene.site.log()
+    assert [] == wrong, "\n".join([*wrong, scene.site.log()])
     return books
 
 
