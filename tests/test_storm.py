@@ -33,7 +33,6 @@ from pgtmp import Server, server
 from reckoning import reckon
 from scenes import (
     CROWD,
-    LIMIT,
     PATIENCE,
     ROUNDS,
     STORM,
@@ -49,6 +48,7 @@ from scenes import (
 )
 from world import Panel, world
 
+STORMS = pytest.mark.timeout(120 + 10 * ROUNDS)
 LONG = 3
 """Rounds that last as long as one of these, in which somebody sleeps through his leases."""
 LEASE_MS = int(LEASE * 1000)
@@ -182,7 +182,7 @@ async def _restart(scene: Scene, own: Server) -> None:
     own.start()
 
 
-@LIMIT
+@STORMS
 async def test_whoever_is_killed_stopped_or_restarted_nothing_is_lost_and_nothing_doubled(
     own: Server, panels: Panels, tmp_path: Path
 ) -> None:
@@ -280,7 +280,7 @@ async def _in_the_middle_of_a_look(panels: Panels) -> None:
             await asyncio.sleep(0.02)
 
 
-@LIMIT
+@STORMS
 async def test_work_is_shared_taken_over_from_the_dead_and_refused_from_who_slept_through_it(
     own: Server, panels: Panels, tmp_path: Path
 ) -> None:
