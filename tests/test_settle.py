@@ -360,7 +360,7 @@ async def test_much_that_happened_since_an_old_order_does_not_hide_a_new_one(
         new = await one.unknown(taken=True)
         await one.look(10)
         await one.look(5)
-        store = Few(one.one.gateway.store)
+        store: Any = Few(one.one.gateway.store)
         found = await weigh(store, one.one.gateway.config.providers, 0, "p")
 
         assert {old: Verdict.OPEN, new: Verdict.PLACED} == {
