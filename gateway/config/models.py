@@ -3,6 +3,7 @@
 Durations are seconds, percentages exact fractions, amounts exact decimals in units of a currency.
 """
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from gateway.config.document import shown
 from gateway.config.values import (
+    DAY,
     Amount,
     Batched,
     Blame,
@@ -19,9 +21,11 @@ from gateway.config.values import (
     Duplicates,
     Few,
     Flag,
+    Grace,
     Id,
     Interval,
     Many,
+    Markup,
     Name,
     Network,
     Parameter,
@@ -43,7 +47,7 @@ from gateway.config.values import (
     scalar,
 )
 from gateway.order_types import OrderType
-from gateway.pricing import Exchange
+from gateway.pricing import Exchange, Place, Price
 
 LIST = BeforeValidator(listed)
 BLOCK = BeforeValidator(keyed)
@@ -109,6 +113,29 @@ class Settle(Block):
     probe_ids: Reach = 0
 
 
+class Tier(Block):
+    """What a price group of customers pays."""
+
+    markup: Markup
+
+
+class ServiceTier(Block):
+    """What a price group pays for one service: a markup, or a fixed rate."""
+
+    markup: Markup | None = None
+    rate: Rate | None = None
+
+
+def place(
+    markup: dict[Decimal, Decimal] | None,
+    tiers: Mapping[str, Tier | ServiceTier],
+    rate: Decimal | None = None,
+) -> Place:
+    """Return what a block of the file says of prices."""
+    groups = {name: Price(tier.markup, getattr(tier, "rate", None)) for name, tier in tiers.items()}
+    return Place(Price(markup, rate), groups)
+
+
 class Provider(Block):
     """A panel that we buy from.
 
@@ -130,8 +157,14 @@ class Provider(Block):
     low_balance: Amount | None = None
     max_unsettled: Amount | None = None
     settle: Annotated[Settle, BLOCK] = Settle()
-    markup: Percent | None = None
+    markup: Markup | None = None
+    tiers: Annotated[dict[Name, Tier], BLOCK] = {}
     dialect: Annotated[Dialect, BLOCK] = Dialect()
+
+    @property
+    def place(self) -> Place:
+        """What is said here of prices."""
+        return place(self.markup, self.tiers)
 
 
 class Route(Block):
@@ -167,7 +200,13 @@ class Parameters(Block):
 
 
 class Service(Block):
-    """What we sell; ``None`` is "as the provider has it"."""
+    """What we sell; ``None`` is "as the provider has it".
+
+    Attributes:
+        allow_loss: it is sold whatever it costs us.
+        max_loss: the fraction of its charge by which an order may cost us more.
+
+    """
 
     routes: Annotated[list[Annotated[Route, scalar(route)]], LIST]
     name: Text | None = None
@@ -178,11 +217,18 @@ class Service(Block):
     refill: Flag | None = None
     cancel: Flag | None = None
     dripfeed: Flag | None = None
-    markup: Percent | None = None
+    markup: Markup | None = None
+    tiers: Annotated[dict[Name, ServiceTier], BLOCK] = {}
     rate: Rate | None = None
     routing: Routing = "preferred"
     allow_loss: Flag = False
+    max_loss: Percent = Decimal(0)
     parameters: Parameters | None = None
+
+    @property
+    def place(self) -> Place:
+        """What is said here of prices."""
+        return place(self.markup, self.tiers, self.rate)
 
 
 class Import(Block):
@@ -193,13 +239,13 @@ class Import(Block):
     names: Annotated[list[Text], LIST] = []
     except_: Annotated[list[Text], LIST] = Field(default=[], alias="except")
     ids_from: Id
-    markup: Percent | None = None
+    markup: Markup | None = None
+    tiers: Annotated[dict[Name, Tier], BLOCK] = {}
 
-
-class Tier(Block):
-    """A price group of customers."""
-
-    markup: Percent
+    @property
+    def place(self) -> Place:
+        """What is said here of prices."""
+        return place(self.markup, self.tiers)
 
 
 class Orders(Block):
@@ -212,6 +258,10 @@ class Orders(Block):
         duplicate_window: how long an identical order counts as a duplicate, in seconds.
         follow_for: how long a settled order is still asked for, in seconds.
         subscription_posts: posts that are held for when a subscription names no number.
+        rate_grace: how long after a rate has risen orders are still charged the one before, in
+            seconds.
+        max_catalog_age: how old a provider's catalog may be to be sold from, in seconds; a day,
+            or three times the time between two of them, when the file doesn't say.
 
     """
 
@@ -224,6 +274,8 @@ class Orders(Block):
     first_id: Id = 1
     follow_for: Span = 2_592_000.0
     subscription_posts: Few = 30
+    rate_grace: Grace = 60.0
+    max_catalog_age: Span | None = None
 
 
 class RequestLimits(Block):
@@ -245,13 +297,15 @@ class Contents(Block):
     Attributes:
         currency: what customers are charged in.
         exchange_rates: one unit of each currency, in ``currency``.
-        markup: where nothing more specific says otherwise; see ``pricing.markup``.
+        markup: where nothing more specific says otherwise; see ``pricing``.
+        round: a multiple of this is what every rate is, unless it is a fixed one.
 
     """
 
     currency: Currency
     exchange_rates: Annotated[dict[Currency, Rate], BLOCK] = {}
-    markup: Percent = Decimal(0)
+    markup: Markup = {Decimal(0): Decimal(0)}
+    round: Rate | None = None
     every: Annotated[Every, BLOCK] = Every()
     providers: Annotated[dict[Name, Provider], BLOCK] = {}
     services: Annotated[dict[Id, Service], BLOCK] = {}
@@ -259,6 +313,11 @@ class Contents(Block):
     tiers: Annotated[dict[Name, Tier], BLOCK] = {}
     orders: Annotated[Orders, BLOCK] = Orders()
     limits: Annotated[RequestLimits, BLOCK] = RequestLimits()
+
+    @property
+    def place(self) -> Place:
+        """What is said here of prices."""
+        return place(self.markup, self.tiers)
 
 
 class Config(Contents):
@@ -274,6 +333,12 @@ class Config(Contents):
     text: str = ""
     digest: str = ""
     warnings: list[str] = []
+
+    @property
+    def max_catalog_age(self) -> float:
+        """How old a provider's catalog may be to be sold from, in seconds."""
+        said = self.orders.max_catalog_age
+        return max(DAY, 3 * self.every.catalog) if said is None else said
 
     @property
     def exchange(self) -> Exchange:

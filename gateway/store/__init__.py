@@ -410,6 +410,10 @@ class Store(Protocol):
         """Return the owner's file as it was last taken up."""
         ...
 
+    async def configurations(self, since: int) -> list[str]:
+        """Return the owner's files that were in force at or after a time, the last one last."""
+        ...
+
     # --- who does what ---
 
     async def lease(
