@@ -224,9 +224,9 @@ async def test_an_order_that_waited_while_the_rate_rose_is_not_sent(
     """It was affordable when it was placed, and a loss when its turn came."""
     go_on = asyncio.Event()
 
-    async def hold(_: Form) -> object:
+    async def hold(form: Form) -> object:
         await go_on.wait()
-        return {"order": 1}
+        return {"order": int(form["link"][-1])}
 
     orders = f"answer_within: 10s, unavailable: {unavailable}"
     file = yaml(", rate: 1.00", "", ", limits: {concurrency: 1}", orders)
