@@ -1,13 +1,15 @@
 """The shop: the catalog in force, what an order costs by it, and how it is kept fresh."""
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
 
-from gateway import money
+from gateway import imports, money
 from gateway.cache import CATALOG, Cache
 from gateway.config import Config
 from gateway.errors import CallFailed, Indeterminate
+from gateway.imports import Found, Given
 from gateway.model import Order
 from gateway.order_form import Form
 from gateway.router import Router
@@ -19,6 +21,8 @@ log = structlog.get_logger()
 
 LAG = 5_000
 """Milliseconds by which another process may take up an edition later than this one."""
+AT_ONCE = 500
+"""Ids that are given in one commit, so that orders need not wait for a whole catalog."""
 TOO_OLD = "its catalog is too old to be sold from"
 
 
@@ -69,6 +73,8 @@ class Shop:
         self._now = now
         self._edition = -1
         self._synced: Mapping[str, int] = {}
+        self._refreshing = asyncio.Lock()
+        self.given: Given | None = before.given if before else None
         self.losing: set[tuple[int, str]] = before.losing if before else set()
         self.lately: Lately = before.lately if before else Lately()
         self._parameters = frozenset(
@@ -85,8 +91,9 @@ class Shop:
         return self._config.currency
 
     def declares(self, service: int) -> bool:
-        """Tell whether the owner sells this service, be it available or not."""
-        return service in self._config.services
+        """Tell whether this is a service that the owner sells or has sold by a rule, or not."""
+        sold = self.given.sold if self.given else ()
+        return service in self._config.services or service in sold
 
     @property
     def parameters(self) -> frozenset[str]:
@@ -125,25 +132,42 @@ class Shop:
 
     async def refresh(self) -> None:
         """Take up what is in the store, if it is newer than what is in force."""
-        self._synced = {
-            provider: one.synced_at or 0
-            for provider, one in (await self._store.sightings()).items()
-        }
-        edition = await self._store.edition()
-        if edition == self._edition:
-            return
-        offers = await self._store.offers()
-        name = f"{self._config.digest[:16]}-{edition}"
-        catalog = Catalog.make(self._config, offers, self._router.has, name)
-        self._remember(self.catalog, catalog)
-        self.catalog = catalog
-        self._edition = edition
-        self._warn()
+        async with self._refreshing:
+            self._synced = {
+                provider: one.synced_at or 0
+                for provider, one in (await self._store.sightings()).items()
+            }
+            edition = await self._store.edition()
+            if edition != self._edition:
+                offers = await self._store.offers()
+                name = f"{self._config.digest[:16]}-{edition}"
+                found = list(imports.find(self._config, offers))
+                given = await self._give(found)
+                catalog = Catalog.make(self._config, offers, self._router.has, name, found, given)
+                self._remember(self.catalog, catalog)
+                self.catalog = catalog
+                self._edition = edition
+                self._warn()
+
+    async def _give(self, found: Sequence[Found]) -> Given:
+        """Have ids and names given to what has none yet; returns all that were ever given."""
+        if self.given is None:
+            self.given = await self._store.imported()
+        given = self.given
+        owners = [one for one in self._config.services if ("", str(one)) not in given.ids]
+        wanted = imports.wanted(self._config, found, given)
+        for start in range(0, max(len(wanted), len(owners) and 1), AT_ONCE):
+            fresh = await self._store.give(wanted[start : start + AT_ONCE], owners)
+            given.add(fresh.ids, fresh.names)
+        return given
 
     async def succeed(self, config: Config) -> None:
         """Take over from a file that was in force until now, in this process or another."""
         offers = await self._store.offers()
-        self._remember(Catalog.make(config, offers, self._router.has), self.catalog)
+        found = list(imports.find(config, offers))
+        given = self.given or Given()
+        before = Catalog.make(config, offers, self._router.has, "", found, given)
+        self._remember(before, self.catalog)
 
     def _remember(self, old: Catalog, new: Catalog) -> None:
         now, grace = self._now(), int(self._config.orders.rate_grace * 1000)

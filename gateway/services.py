@@ -4,8 +4,9 @@ A ``Catalog`` is one edition of it, never changed.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from operator import itemgetter
 
 import msgspec
 import structlog
@@ -13,13 +14,16 @@ import structlog
 from gateway import money, order_types, pricing
 from gateway.config import Config
 from gateway.config import Service as Declared
+from gateway.imports import Found, Given, named
 from gateway.model import Action, Offer
 from gateway.order_form import Form, Limits
 from gateway.order_types import OrderType, Size
-from gateway.pricing import Price
+from gateway.pricing import Place, Price
 from gateway.transitions import Choice
 
 log = structlog.get_logger()
+
+NOTHING_GIVEN = Given()
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -122,13 +126,22 @@ class Catalog:
         offers: Mapping[str, Mapping[str, Offer]],
         actions: Callable[[str, Action], bool],
         edition: str = "",
+        imported: Iterable[Found] = (),
+        given: Given = NOTHING_GIVEN,
     ) -> "Catalog":
-        """Put together what the owner declares and what the providers offer now."""
+        """Put together what the owner declares, what is imported, and what providers offer now."""
         services = {}
         for service_id, declared in config.services.items():
-            service = _service(service_id, declared, config, offers, actions)
+            service = _declared(service_id, declared, config, offers, actions)
             if service is not None:
                 services[service_id] = service
+        taken = {service.name for service in services.values()}
+        prices = [_prices(config, rule.provider, rule.place) for rule in config.imports]
+        rows = [(given.ids[one.key], one) for one in imported if one.key in given.ids]
+        for number, found in sorted(rows, key=itemgetter(0)):
+            if number not in config.services:
+                name = named(found, number, given, taken)
+                services[number] = _imported(number, found, name, config, prices, actions)
         return cls(services, edition)
 
     def rendered(self, tier: str) -> tuple[bytes, str]:
@@ -170,12 +183,16 @@ def _row(service: Service, tier: str) -> dict[str, object]:
     }
 
 
-def _service(
+Can = Callable[[str, Action], bool]
+"""Whether a provider's dialect has an action."""
+
+
+def _declared(
     service_id: int,
     declared: Declared,
     config: Config,
     offers: Mapping[str, Mapping[str, Offer]],
-    actions: Callable[[str, Action], bool],
+    actions: Can,
 ) -> Service | None:
     """Return a service with the routes that exist now; ``None`` when it has none."""
     routes = _routes(declared, config, offers)
@@ -203,7 +220,38 @@ def _service(
     if declared.routing == "cheapest":
         same.sort(key=lambda route: route.rate)
         first = same[0]
-    offer = first.offer
+    prices = _prices(config, first.provider, declared.place)
+    return _made(service_id, declared, same, kind, prices, config, actions)
+
+
+def _imported(
+    number: int,
+    found: Found,
+    name: str,
+    config: Config,
+    prices: Sequence[Mapping[str, Price]],
+    actions: Can,
+) -> Service:
+    """Return a service as a rule takes it over."""
+    route = _route(config, found.provider, found.offer)
+    service = _made(number, _AS_IT_IS, [route], found.type, prices[found.rule], config, actions)
+    return msgspec.structs.replace(service, name=name, category=found.category)
+
+
+_AS_IT_IS = Declared(routes=[])
+"""What an owner says of a service who says nothing of it."""
+
+
+def _made(
+    service_id: int,
+    declared: Declared,
+    routes: Sequence[Route],
+    kind: OrderType,
+    prices: Mapping[str, Price],
+    config: Config,
+    actions: Can,
+) -> Service:
+    provider, offer = routes[0].provider, routes[0].offer
 
     def flag(own: bool | None, said: bool | None, *, possible: bool) -> bool:  # noqa: FBT001
         # Where the provider does not say, it is asked, and refuses if it must.
@@ -219,11 +267,11 @@ def _service(
         description=declared.description or offer.description,
         min=declared.min or offer.min,
         max=declared.max or offer.max,
-        refill=flag(declared.refill, offer.refill, possible=actions(first.provider, Action.REFILL)),
-        cancel=flag(declared.cancel, offer.cancel, possible=actions(first.provider, Action.CANCEL)),
+        refill=flag(declared.refill, offer.refill, possible=actions(provider, Action.REFILL)),
+        cancel=flag(declared.cancel, offer.cancel, possible=actions(provider, Action.CANCEL)),
         dripfeed=flag(declared.dripfeed, offer.dripfeed, possible="runs" in kind.optional),
-        routes=tuple(same),
-        prices=_prices(declared, config, first.provider),
+        routes=tuple(routes),
+        prices=prices,
         step=config.round,
         max_loss=None if declared.allow_loss else declared.max_loss,
         posts=config.orders.subscription_posts,
@@ -234,22 +282,18 @@ def _routes(
     declared: Declared, config: Config, offers: Mapping[str, Mapping[str, Offer]]
 ) -> list[Route]:
     found = []
-    for named in declared.routes:
-        offer = offers.get(named.provider, {}).get(named.service)
-        if offer is None or not (offer.rate or declared.rate):
-            continue  # whatever is free at a provider is so by mistake, unless we say the price
-        currency = config.providers[named.provider].currency
-        exchange = config.exchange.factor(currency)
-        found.append(
-            Route(
-                named.provider,
-                offer,
-                currency,
-                exchange,
-                pricing.exchange(offer.rate, exchange),
-            )
-        )
+    for one in declared.routes:
+        offer = offers.get(one.provider, {}).get(one.service)
+        # Whatever is free at a provider is so by mistake, unless we say the price.
+        if offer is not None and (offer.rate or declared.rate):
+            found.append(_route(config, one.provider, offer))
     return found
+
+
+def _route(config: Config, provider: str, offer: Offer) -> Route:
+    currency = config.providers[provider].currency
+    exchange = config.exchange.factor(currency)
+    return Route(provider, offer, currency, exchange, pricing.exchange(offer.rate, exchange))
 
 
 def _type(declared: Declared, offer: Offer) -> OrderType | None:
@@ -258,6 +302,7 @@ def _type(declared: Declared, offer: Offer) -> OrderType | None:
     return order_types.find(offer.type)
 
 
-def _prices(declared: Declared, config: Config, provider: str) -> dict[str, Price]:
-    places = (declared.place, config.providers[provider].place, config.place)
+def _prices(config: Config, provider: str, said: Place) -> dict[str, Price]:
+    """Return what each price group pays, ``said`` being a service's word, or a rule's."""
+    places = (said, config.providers[provider].place, config.place)
     return {tier: pricing.holding(tier, *places) for tier in ("", *config.tiers)}

@@ -540,16 +540,6 @@ def test_what_is_written_once_may_be_meant_twice() -> None:
     assert config.providers["other"].limits == Limits(per_second=2)
 
 
-def test_an_import_is_checked_and_a_warning_says_that_it_is_not_in_force() -> None:
-    """Each rule gets its own line, at its place."""
-    config = read(
-        PANEL + "imports:\n  - {provider: smmai, ids_from: 1}\n  - {provider: smmai, ids_from: 9}\n"
-    )
-
-    said = "imports are checked but not taken up yet; list its services under services"
-    assert [f"providers.yaml:5:5: {said}", f"providers.yaml:6:5: {said}"] == config.warnings
-
-
 def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) -> None:
     """Editors leave both behind."""
     path = tmp_path / NAME

@@ -101,9 +101,6 @@ def parse(
     contents = _contents(document, adapters)
     if contents is None or document.mistakes:
         raise ConfigError(*_told(name, document.mistakes))
-    for index in range(len(contents.imports)):
-        warning = "imports are checked but not taken up yet; list its services under services"
-        document.blame(("imports", index), warning)
     return Config.model_construct(
         **dict(contents),
         text=text,

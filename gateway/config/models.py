@@ -23,10 +23,12 @@ from gateway.config.values import (
     Flag,
     Grace,
     Id,
+    Instead,
     Interval,
     Many,
     Markup,
     Name,
+    NameTemplate,
     Network,
     Parameter,
     Patience,
@@ -37,6 +39,7 @@ from gateway.config.values import (
     Secret,
     SettleMode,
     Span,
+    Template,
     Text,
     Unavailable,
     UnknownRefusals,
@@ -231,14 +234,36 @@ class Service(Block):
         return place(self.markup, self.tiers, self.rate)
 
 
+class Rewrite(Block):
+    """How an import's names and categories are written.
+
+    Attributes:
+        replace: texts in both, and what stands there instead, in turn.
+        name, category: the whole, ``{name}`` and ``{category}`` being the provider's, replaced.
+
+    """
+
+    replace: Annotated[dict[Text, Instead], BLOCK] = {}
+    name: NameTemplate = "{name}"
+    category: Template = "{category}"
+
+
 class Import(Block):
-    """A rule that takes over a provider's catalog; patterns are the shell's."""
+    """A rule that takes over a provider's catalog; patterns are the shell's, case and all.
+
+    Attributes:
+        categories, names: patterns, of which each of both fits one; of none any is fine.
+        except_: patterns of names, categories or the provider's ids that are left out.
+        ids_from: the first id that the rule gives; see ``imports``.
+
+    """
 
     provider: Name
     categories: Annotated[list[Text], LIST] = []
     names: Annotated[list[Text], LIST] = []
     except_: Annotated[list[Text], LIST] = Field(default=[], alias="except")
     ids_from: Id
+    rewrite: Annotated[Rewrite, BLOCK] = Rewrite()
     markup: Markup | None = None
     tiers: Annotated[dict[Name, Tier], BLOCK] = {}
 

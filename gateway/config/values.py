@@ -249,6 +249,22 @@ def _parameter(text: str) -> str:
     return str(text)
 
 
+def _template(needed: str) -> BeforeValidator:
+    """Read a text in which ``{name}`` and ``{category}`` stand for the provider's own."""
+
+    def read(text: str) -> str:
+        used = re.findall(r"\{[^{}]*\}?|\}", text)
+        if wrong := [one for one in used if one not in {"{name}", "{category}"}]:
+            msg = f"{shown(wrong[0])} stands for nothing; known are {{name}} and {{category}}"
+            raise ValueError(msg)
+        if needed and needed not in used:
+            msg = f"{shown(text)} would be the name of all its services; put {needed} into it"
+            raise ValueError(msg)
+        return _text(text)
+
+    return scalar(read)
+
+
 SIZES = {
     "quantity": Size.QUANTITY,
     "runs": Size.RUNS,
@@ -281,6 +297,9 @@ Amount = Annotated[Decimal, amount(zero=True)]
 Markup = Annotated[dict[Amount, Percent], BeforeValidator(stepped)]
 Flag = Annotated[bool, scalar(_flag)]
 Text = Annotated[str, scalar(_text)]
+NameTemplate = Annotated[str, _template("{name}")]
+Template = Annotated[str, _template("")]
+Instead = Annotated[str, scalar(str)]
 Url = Annotated[str, scalar(_url)]
 Secret = Annotated[SecretStr, scalar(_secret)]
 Parameter = Annotated[str, scalar(_parameter)]

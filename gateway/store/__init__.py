@@ -14,6 +14,7 @@ import msgspec
 
 from gateway.errors import ErrorText
 from gateway.model import Customer, Event, Offer, Order, Refill, State, Transfer
+from gateway.store.imports import Imports
 
 T = TypeVar("T")
 
@@ -208,7 +209,7 @@ class Snapshot(Protocol):
         ...
 
 
-class Store(Protocol):
+class Store(Imports, Protocol):
     """The truth. Every implementation passes the same tests."""
 
     # --- orders and money: many at once, in one commit ---
