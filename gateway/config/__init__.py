@@ -9,7 +9,7 @@ are, and ``rules`` what only the whole file can show.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import NoneType
@@ -53,6 +53,7 @@ __all__ = [
     "Tier",
     "load",
     "parse",
+    "placed",
 ]
 
 _BYTE_ORDER_MARK = "\ufeff"
@@ -107,6 +108,15 @@ def parse(
         digest=hashlib.sha256(text.encode()).hexdigest(),
         warnings=_told(name, document.mistakes),
     )
+
+
+def placed(config: Config, name: str, told: Iterable[tuple[Steps, str]]) -> list[str]:
+    """Return what is to be said of parts of a file, each at its key, in the form of a mistake."""
+    document = Document.read(config.text, {})
+    document.mistakes.clear()  # it was read before, with its variables
+    for path, text in told:
+        document.blame(path, text, key=True)
+    return _told(name, document.mistakes)
 
 
 def _told(name: str, mistakes: list[Mistake]) -> list[str]:
