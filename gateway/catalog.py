@@ -71,6 +71,8 @@ class Shop:
         self._router = router
         self._cache = cache
         self._now = now
+        if before and before.currency != config.currency:
+            before = None  # amounts of another currency are no rates to keep to
         self._edition = -1
         self._synced: Mapping[str, int] = {}
         self._refreshing = asyncio.Lock()
@@ -113,7 +115,7 @@ class Shop:
         found = []
         for choice in service.choices(form, charge):
             if self._synced.get(choice.provider, 0) < oldest:
-                log.info("a route is left out", provider=choice.provider, reason=TOO_OLD)
+                log.debug("a route is left out", provider=choice.provider, reason=TOO_OLD)
             else:
                 found.append(choice)
         return found
@@ -163,6 +165,8 @@ class Shop:
 
     async def succeed(self, config: Config) -> None:
         """Take over from a file that was in force until now, in this process or another."""
+        if config.currency != self.currency:
+            return
         offers = await self._store.offers()
         found = list(imports.find(config, offers))
         given = self.given or Given()

@@ -1,6 +1,7 @@
 """What is for sale, at which rate, to whom: through the endpoint, and down to the provider."""
 
 import asyncio
+import time
 from decimal import Decimal
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from gateway import config
+from gateway import config, money, settings
 from gateway.adapters import ADAPTERS
+from gateway.app import at_work
 from gateway.catalog import LAG
 from gateway.config import Config
 from gateway.model import State
@@ -185,6 +187,38 @@ async def test_a_file_that_was_changed_while_the_gateway_restarted_raises_nothin
         await one.gateway.shop.succeed(read(old))
 
         assert "1.50" == await charged(one)
+
+
+async def test_rates_of_another_currency_are_none_to_keep_to(tmp_path: Path) -> None:
+    """A service at 1.50 dollars does not cost 1.50 rupees for a minute."""
+    async with world(tmp_path, yaml(more="markup: 50%"), p=panel()) as one:
+        rupees = yaml(more="exchange_rates: {USD: 84}\nmarkup: 50%", provider=", currency: USD")
+        file = read(rupees.replace("currency: USD\n", "currency: INR\n", 1))
+        gateway = await one.gateway.changed(file)
+        await gateway.shop.succeed(one.gateway.config)
+        service = gateway.shop.catalog.services[101]
+
+        assert 126_000_000 == gateway.shop.charge(service, 1000, "")
+
+
+async def test_a_gateway_that_starts_on_another_file_keeps_to_the_last_ones_rates(
+    tmp_path: Path,
+) -> None:
+    """Whichever process it was that took that one up, and for as long as its list may be read."""
+    old, new = yaml(more="markup: 50%"), yaml(more="markup: 90%")
+    async with world(tmp_path, old, p=panel()) as one:
+        for text, ago in (("nonsense", 400_000), (old, 300_000), (new, 10_000)):
+            await one.gateway.store.keep_configuration(text, int(time.time() * 1000) - ago)
+    (tmp_path / "providers.yaml").write_text(new)
+    (tmp_path / ".env").write_text("KEY=upstream-secret\n")
+    found = settings.load(
+        config=tmp_path / "providers.yaml", database_url=f"sqlite:///{tmp_path / 'gateway.db'}"
+    )
+    async with at_work(found, work=False) as running:
+        shop = running.gateway.shop
+
+        assert 1_500_000 == shop.charge(shop.catalog.services[101], 1000, "")
+        assert "1.90" == money.rate_text(shop.catalog.services[101].rate(""))
 
 
 # --- never below cost -----------------------------------------------------------------------------
