@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -74,7 +74,9 @@ class Gateway:
         lines: Mapping[str, Line] = before.router.lines if before else {}
         self.router: Router = Router(config.providers, upstream, now, lines)
         self.limits = Limits(config.limits)
-        self.shop = Shop(config, store, self.router, cache, now)
+        self.shop: Shop = Shop(
+            config, store, self.router, cache, now, before.shop if before else None
+        )
         self.orders = Orders(store, self.router, self.shop, promises, following, now)
         self.follow = Follow(
             store, self.router, self.shop, cache, following, promises.answer_within, now
@@ -216,12 +218,22 @@ class Running:
         """Begin with the background work, and to watch the file."""
         for problem in self.problems:
             log.error("the last good file is in force", mistake=problem)
+        await self._succeed()
         if not self.problems:
             await _keep(self.gateway)
         self.gateway.cache.listen(self._hear)
         self.gateway.background.start(work=self._work)
         self._changed(self.gateway)
         self._loops = [asyncio.create_task(one) for one in (self._watching(), self._exchanging())]
+
+    async def _succeed(self) -> None:
+        """Keep to the rates of another file that customers may have read until a moment ago."""
+        gateway = self.gateway
+        lately = gateway.now() - int(gateway.config.orders.rate_grace * 1000)
+        for text in await gateway.store.configurations(lately):
+            if text != gateway.config.text:
+                with suppress(ConfigError):
+                    await gateway.shop.succeed(read_config(self._settings, text))
 
     async def stop(self) -> None:
         """Hand over the background work, and let what is under way come to its answer."""
@@ -351,9 +363,9 @@ class Application:
             except StoreUnavailable as trouble:
                 gone = True
                 problems.append(f"database: {trouble}")
-            declared = len(gateway.config.services)
-            if missing := declared - len(gateway.shop.catalog.services):
-                problems.append(f"{missing} of {declared} services are unavailable")
+            declared = gateway.config.services.keys()
+            if missing := len(declared - gateway.shop.catalog.services.keys()):
+                problems.append(f"{missing} of {len(declared)} services are unavailable")
         ready = not self._trouble and not gone
         return JSONResponse({"ready": ready, "problems": problems}, 200 if ready else 503)
 

@@ -1,277 +1,61 @@
-"""What is for sale: local ids, the routes that can fulfil each, and the rates of each price group.
+"""The shop: the catalog in force, what an order costs by it, and how it is kept fresh."""
 
-A ``Catalog`` is one edition, never changed; the ``Shop`` holds the edition in force and makes the
-next one when providers' offers change.
-"""
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
-
-import msgspec
 import structlog
 
-from gateway import money, order_types, pricing
+from gateway import imports, money
 from gateway.cache import CATALOG, Cache
 from gateway.config import Config
-from gateway.config import Service as Declared
 from gateway.errors import CallFailed, Indeterminate
-from gateway.model import Action, Offer
-from gateway.order_form import Form, Limits
-from gateway.order_types import OrderType, Size
+from gateway.imports import Found, Given
+from gateway.model import Order
+from gateway.order_form import Form
 from gateway.router import Router
+from gateway.services import Catalog, Service
 from gateway.store import Lease, Sighting, Store
 from gateway.transitions import Choice
 
 log = structlog.get_logger()
 
-
-class Route(msgspec.Struct, frozen=True):
-    """A provider's offer that can fulfil a service.
-
-    Attributes:
-        currency: the provider's.
-        exchange: one unit of it in the gateway's currency.
-        rate: what 1000 cost us there, in the gateway's currency.
-
-    """
-
-    provider: str
-    offer: Offer
-    currency: str
-    exchange: Decimal
-    rate: Decimal
+LAG = 5_000
+"""Milliseconds by which another process may take up an edition later than this one."""
+AT_ONCE = 500
+"""Ids that are given in one commit, so that orders need not wait for a whole catalog."""
+TOO_OLD = "its catalog is too old to be sold from"
 
 
-class Service(msgspec.Struct, frozen=True):
-    """Something that customers can order.
+class Lately:
+    """Services as they were a moment ago, for orders of what customers have just read."""
 
-    Attributes:
-        routes: in the order in which they are tried.
-        markups: by price group, ``""`` for customers in none; empty when ``fixed`` is set.
-        fixed: a rate that the owner set, in the gateway's currency.
+    def __init__(self) -> None:
+        self._before: list[tuple[int, Mapping[int, Service]]] = []
 
-    """
+    def replace(self, old: Catalog, new: Catalog, now: int, until: int) -> None:
+        """Remember what a new edition has changed or left out."""
+        changed = {one.id: one for one in old.services.values() if new.services.get(one.id) != one}
+        self._before = [entry for entry in self._before if now < entry[0]]
+        if changed and now < until:
+            self._before.append((until, changed))
 
-    id: int
-    name: str
-    type: OrderType
-    category: str
-    description: str
-    min: int
-    max: int
-    refill: bool
-    cancel: bool
-    dripfeed: bool
-    routes: tuple[Route, ...]
-    markups: Mapping[str, Decimal]
-    fixed: Decimal | None
-    allow_loss: bool
-    posts: int
-
-    def rate(self, tier: str) -> Decimal:
-        """Return what 1000 (or one package) cost a customer of this price group."""
-        if self.fixed is not None:
-            return self.fixed
-        markup = self.markups.get(tier, self.markups[""])
-        return pricing.sell(self.routes[0].rate, markup)
-
-    def charge(self, size: int, tier: str) -> int:
-        """Return the price of an order, in millionths."""
-        return money.charge(self.rate(tier), size, self.per)
-
-    @property
-    def per(self) -> int:
-        """How many units the rate is for."""
-        return 1 if self.type.size is Size.ONE else money.PER
-
-    @property
-    def limits(self) -> Limits:
-        """What an order form is checked against."""
-        return Limits(self.min, self.max, self.dripfeed, self.posts)
-
-    def choices(self, form: Form, charge: int) -> list[Choice]:
-        """Return the routes that can take this order without a loss, in order."""
-        found = []
-        for route in self.routes:
-            cost = money.charge(route.offer.rate, form.size, self.per)
-            fits = form.quantity is None or route.offer.min <= form.quantity <= route.offer.max
-            loss = pricing.costs_more(cost, route.exchange, charge)
-            if fits and (self.allow_loss or not loss):
-                found.append(
-                    Choice(route.provider, route.offer, cost, route.currency, f"{route.exchange:f}")
-                )
-        return found
-
-
-class Catalog:
-    """One edition of what is for sale."""
-
-    def __init__(self, services: Mapping[int, Service], edition: str) -> None:
-        self.services = services
-        self.edition = edition
-        self._rendered: dict[str, tuple[bytes, str]] = {}
-
-    @classmethod
-    def make(
-        cls,
-        config: Config,
-        offers: Mapping[str, Mapping[str, Offer]],
-        actions: Callable[[str, Action], bool],
-        edition: str = "",
-    ) -> "Catalog":
-        """Put together what the owner declares and what the providers offer now."""
-        services = {}
-        for service_id, declared in config.services.items():
-            service = _service(service_id, declared, config, offers, actions)
-            if service is not None:
-                services[service_id] = service
-        return cls(services, edition)
-
-    def rendered(self, tier: str) -> tuple[bytes, str]:
-        """Return the list as customers of a price group get it, and its ETag."""
-        found = self._rendered.get(tier)
-        if found is None:
-            body = msgspec.json.encode([_row(one, tier) for one in self.services.values()])
-            found = self._rendered[tier] = (body, etag(body))
-        return found
-
-    def keep(self, tier: str, body: bytes) -> tuple[bytes, str]:
-        """Take over a list that another process has rendered of the same edition."""
-        self._rendered[tier] = found = (body, etag(body))
-        return found
-
-    def knows(self, tier: str) -> bool:
-        """Tell whether the list of a price group is rendered already."""
-        return tier in self._rendered
-
-
-def etag(body: bytes) -> str:
-    """Return a strong entity tag of a body."""
-    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-
-
-def _row(service: Service, tier: str) -> dict[str, object]:
-    return {
-        "service": service.id,
-        "name": service.name,
-        "type": service.type.name,
-        "category": service.category,
-        "rate": money.rate_text(service.rate(tier)),
-        "min": str(service.min),
-        "max": str(service.max),
-        "refill": service.refill,
-        "cancel": service.cancel,
-        "dripfeed": service.dripfeed,
-        "desc": service.description,
-    }
-
-
-def _service(
-    service_id: int,
-    declared: Declared,
-    config: Config,
-    offers: Mapping[str, Mapping[str, Offer]],
-    actions: Callable[[str, Action], bool],
-) -> Service | None:
-    """Return a service with the routes that exist now; ``None`` when it has none."""
-    routes = _routes(declared, config, offers)
-    if not routes:
-        return None
-    first = routes[0]
-    kind = _type(declared, first.offer)
-    if kind is None:
-        log.warning(
-            "not for sale: say under `parameters:` what its type takes",
-            service=service_id,
-            type=first.offer.type,
-            provider=first.provider,
-        )
-        return None
-    # A route of another type would take other parameters than the customer was asked for.
-    same = [route for route in routes if _type(declared, route.offer) == kind]
-    for route in set(routes) - set(same):
-        log.warning(
-            "route left out: its type differs",
-            service=service_id,
-            provider=route.provider,
-            type=route.offer.type,
-        )
-    if declared.routing == "cheapest":
-        same.sort(key=lambda route: route.rate)
-        first = same[0]
-    offer = first.offer
-
-    def flag(own: bool | None, said: bool | None, *, possible: bool) -> bool:  # noqa: FBT001
-        # Where the provider does not say, it is asked, and refuses if it must.
-        if own is not None:
-            return own and possible
-        return possible and said is not False
-
-    return Service(
-        id=service_id,
-        name=declared.name or offer.name,
-        type=kind,
-        category=declared.category or offer.category,
-        description=declared.description or offer.description,
-        min=declared.min or offer.min,
-        max=declared.max or offer.max,
-        refill=flag(declared.refill, offer.refill, possible=actions(first.provider, Action.REFILL)),
-        cancel=flag(declared.cancel, offer.cancel, possible=actions(first.provider, Action.CANCEL)),
-        dripfeed=flag(declared.dripfeed, offer.dripfeed, possible="runs" in kind.optional),
-        routes=tuple(same),
-        markups=_markups(declared, config, first.provider),
-        fixed=declared.rate,
-        allow_loss=declared.allow_loss,
-        posts=config.orders.subscription_posts,
-    )
-
-
-def _routes(
-    declared: Declared, config: Config, offers: Mapping[str, Mapping[str, Offer]]
-) -> list[Route]:
-    found = []
-    for named in declared.routes:
-        offer = offers.get(named.provider, {}).get(named.service)
-        if offer is None or not (offer.rate or declared.rate):
-            continue  # whatever is free at a provider is so by mistake, unless we say the price
-        currency = config.providers[named.provider].currency
-        exchange = config.exchange.factor(currency)
-        found.append(
-            Route(
-                named.provider,
-                offer,
-                currency,
-                exchange,
-                pricing.exchange(offer.rate, exchange),
-            )
-        )
-    return found
-
-
-def _type(declared: Declared, offer: Offer) -> OrderType | None:
-    if declared.parameters is not None:
-        return declared.parameters.order_type(offer.type)
-    return order_types.find(offer.type)
-
-
-def _markups(declared: Declared, config: Config, provider: str) -> dict[str, Decimal]:
-    groups: dict[str, Decimal | None] = {"": None}
-    groups |= {name: tier.markup for name, tier in config.tiers.items()}
-    return {
-        name: pricing.markup(
-            service=declared.markup,
-            rule=None,
-            provider=config.providers[provider].markup,
-            tier=markup,
-            default=config.markup,
-        )
-        for name, markup in groups.items()
-    }
+    def of(self, service: Service, now: int) -> Iterator[Service]:
+        """Yield what this service was, as long as that counts."""
+        for until, services in self._before:
+            before = services.get(service.id)
+            if now < until and before is not None and before.type == service.type:
+                yield before
 
 
 class Shop:
-    """The catalog in force, and how it is kept fresh."""
+    """The catalog in force, and how it is kept fresh.
+
+    ``before`` is the shop of the file that was in force until now.
+
+    Attributes:
+        losing: services and price groups that are sold, if at all, below cost.
+
+    """
 
     def __init__(
         self,
@@ -280,20 +64,28 @@ class Shop:
         router: Router,
         cache: Cache,
         now: Callable[[], int],
+        before: "Shop | None" = None,
     ) -> None:
         self._config = config
         self._store = store
         self._router = router
         self._cache = cache
         self._now = now
+        if before and before.currency != config.currency:
+            before = None  # amounts of another currency are no rates to keep to
         self._edition = -1
+        self._synced: Mapping[str, int] = {}
+        self._refreshing = asyncio.Lock()
+        self.given: Given | None = before.given if before else None
+        self.losing: set[tuple[int, str]] = before.losing if before else set()
+        self.lately: Lately = before.lately if before else Lately()
         self._parameters = frozenset(
             name
             for service in config.services.values()
             if service.parameters
             for name in (*service.parameters.required, *service.parameters.optional)
         )
-        self.catalog = Catalog({}, "")
+        self.catalog: Catalog = before.catalog if before else Catalog({}, "")
 
     @property
     def currency(self) -> str:
@@ -301,23 +93,108 @@ class Shop:
         return self._config.currency
 
     def declares(self, service: int) -> bool:
-        """Tell whether the owner sells this service, be it available or not."""
-        return service in self._config.services
+        """Tell whether this is a service that the owner sells or has sold by a rule, or not."""
+        sold = self.given.sold if self.given else ()
+        return service in self._config.services or service in sold
 
     @property
     def parameters(self) -> frozenset[str]:
         """The parameters that the owner has declared, beside those of the order types."""
         return self._parameters
 
+    # --- an order's price and routes --------------------------------------------------------
+
+    def charge(self, service: Service, size: int, tier: str) -> int:
+        """Return the price of an order, in millionths: by no rate above one just shown."""
+        shown = (service, *self.lately.of(service, self._now()))
+        return min(one.charge(size, tier) for one in shown)
+
+    def choices(self, service: Service, form: Form, charge: int) -> list[Choice]:
+        """Return the routes that can take this order now without a loss, in order."""
+        oldest = self._now() - int(self._config.max_catalog_age * 1000)
+        found = []
+        for choice in service.choices(form, charge):
+            if self._synced.get(choice.provider, 0) < oldest:
+                log.debug("a route is left out", provider=choice.provider, reason=TOO_OLD)
+            else:
+                found.append(choice)
+        return found
+
+    def latest(self, order: Order, choice: Choice) -> Choice | None:
+        """Return a route of an order as it is by now; ``None`` when it can no longer take it."""
+        service = self.catalog.services.get(order.service)
+        if service is None or service.type.name != order.type:
+            return None
+        form = Form(order.params, order.size, None)
+        route = (choice.provider, choice.offer.id)
+        found = self.choices(service, form, order.charge)
+        return next((one for one in found if (one.provider, one.offer.id) == route), None)
+
+    # --- kept fresh ---------------------------------------------------------------------------
+
     async def refresh(self) -> None:
         """Take up what is in the store, if it is newer than what is in force."""
-        edition = await self._store.edition()
-        if edition == self._edition:
+        async with self._refreshing:
+            self._synced = {
+                provider: one.synced_at or 0
+                for provider, one in (await self._store.sightings()).items()
+            }
+            edition = await self._store.edition()
+            if edition != self._edition:
+                offers = await self._store.offers()
+                name = f"{self._config.digest[:16]}-{edition}"
+                found = list(imports.find(self._config, offers))
+                given = await self._give(found)
+                catalog = Catalog.make(self._config, offers, self._router.has, name, found, given)
+                self._remember(self.catalog, catalog)
+                self.catalog = catalog
+                self._edition = edition
+                self._warn()
+
+    async def _give(self, found: Sequence[Found]) -> Given:
+        """Have ids and names given to what has none yet; returns all that were ever given."""
+        if self.given is None:
+            self.given = await self._store.imported()
+        given = self.given
+        owners = [one for one in self._config.services if ("", str(one)) not in given.ids]
+        wanted = imports.wanted(self._config, found, given)
+        for start in range(0, max(len(wanted), len(owners) and 1), AT_ONCE):
+            fresh = await self._store.give(wanted[start : start + AT_ONCE], owners)
+            given.add(fresh.ids, fresh.names)
+        return given
+
+    async def succeed(self, config: Config) -> None:
+        """Take over from a file that was in force until now, in this process or another."""
+        if config.currency != self.currency:
             return
         offers = await self._store.offers()
-        name = f"{self._config.digest[:16]}-{edition}"
-        self.catalog = Catalog.make(self._config, offers, self._router.has, name)
-        self._edition = edition
+        found = list(imports.find(config, offers))
+        given = self.given or Given()
+        before = Catalog.make(config, offers, self._router.has, "", found, given)
+        self._remember(before, self.catalog)
+
+    def _remember(self, old: Catalog, new: Catalog) -> None:
+        now, grace = self._now(), int(self._config.orders.rate_grace * 1000)
+        self.lately.replace(old, new, now, now + grace + LAG if grace else now)
+
+    def _warn(self) -> None:
+        """Tell the owner of fixed rates that have fallen under cost, each once."""
+        before, self.losing = self.losing, set()
+        for service_id in self._config.services:
+            service = self.catalog.services.get(service_id)
+            if service is None:
+                continue
+            for tier in service.losing:
+                self.losing.add((service_id, tier))
+                if (service_id, tier) not in before:
+                    log.warning(
+                        "a fixed rate is below what it costs us",
+                        service=service_id,
+                        tier=tier,
+                        rate=money.rate_text(service.rate(tier)),
+                        cost=money.rate_text(service.routes[0].rate),
+                        provider=service.routes[0].provider,
+                    )
 
     async def listed(self, tier: str) -> tuple[bytes, str]:
         """Return the list for a price group and its ETag; rendered once for all processes."""

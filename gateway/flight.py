@@ -43,6 +43,13 @@ class Flight:
         if self.place is None and (place := line.place_now()):
             self.enter(place)
 
+    def reckon(self, cost: int) -> None:
+        """Count on another cost at the provider, and keep the place there."""
+        assert self._line is not None  # noqa: S101  # it has turned to one
+        self._line.unreserve(self._cost, taken=False)
+        self._line.reserve(cost)
+        self._cost = cost
+
     def enter(self, place: Place) -> None:
         """Take a place; the order is to be written within the provider's timeout from now."""
         assert self._line is not None  # noqa: S101  # a place is at the provider that was chosen

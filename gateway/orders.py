@@ -13,13 +13,14 @@ import msgspec
 import structlog
 
 from gateway import money, order_form, transitions
-from gateway.catalog import Service, Shop
+from gateway.catalog import Shop
 from gateway.config import Orders as Promises
 from gateway.errors import CustomerError, ErrorText
 from gateway.flight import Flight
 from gateway.model import Customer, Order, State
 from gateway.router import Router
 from gateway.sending import UNDER_WAY, Sender
+from gateway.services import Service
 from gateway.store import Claim, Lease, Placed, Placement, Step, Store
 from gateway.transitions import Choice, Following
 
@@ -58,7 +59,7 @@ class Orders:
         self._shop = shop
         self._promises = promises
         self._now = now
-        self._sender = Sender(store, router, promises, following, now)
+        self._sender = Sender(store, router, promises, following, now, shop.latest)
         # Marks of orders that were not sent, and of which nobody knows if they were written.
         self._unsure: set[str] = set()
 
@@ -77,10 +78,10 @@ class Orders:
             return await self._repeated(customer, claim, standing, deadline)
         service = self._service(sent)
         form = order_form.read(service.type, sent, service.limits)
-        charge = service.charge(form.size, customer.tier)
+        charge = self._shop.charge(service, form.size, customer.tier)
         if charge > money.MOST:
             raise CustomerError(ErrorText.NOT_ENOUGH_FUNDS)
-        choices = self._sender.usable(service.choices(form, charge))
+        choices = self._sender.usable(self._shop.choices(service, form, charge))
         if not choices and self._promises.unavailable == "refuse":
             raise CustomerError(ErrorText.UNAVAILABLE)
         draft = Order(
@@ -232,7 +233,7 @@ class Orders:
         if service is None or service.type.name != order.type:
             return []
         form = order_form.Form(order.params, order.size, None)
-        return service.choices(form, order.charge)
+        return self._shop.choices(service, form, order.charge)
 
     async def _expire(self, order: Order) -> None:
         words = "no route took it in time"

@@ -71,6 +71,8 @@ class Sender:
     Attributes:
         flights: the orders under way in this process, by their ids.
 
+    ``latest`` says what a route of an order is by now, and ``None`` where it would be a loss.
+
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Sender:
         promises: Promises,
         following: Following,
         now: Callable[[], int],
+        latest: Callable[[Order, Choice], Choice | None],
     ) -> None:
         self.flights: dict[int, Flight] = {}
         self._store = store
@@ -87,6 +90,7 @@ class Sender:
         self._promises = promises
         self._following = following
         self._now = now
+        self._latest = latest
 
     def usable(self, choices: Sequence[Choice]) -> list[Choice]:
         """Return the routes that may be tried now, those of slow providers last."""
@@ -154,10 +158,14 @@ class Sender:
                 flight.waiting = False
         if line.resting:  # it has tired while the order waited
             trouble = f"{line.name} does not answer"
-        if trouble:
+        latest = self._latest(order, choice)  # its rate may have risen, too
+        if latest is None:
+            trouble = trouble or f"{line.name} can't take it for this charge any more"
+        if trouble or latest is None:
             flight.turn_away(unused=True)
             return order if rest else await self._give_up(flight, order, trouble)
-        return await self._decide(order, transitions.sending(choice, self._now(), flight.sender))
+        flight.reckon(latest.cost)
+        return await self._decide(order, transitions.sending(latest, self._now(), flight.sender))
 
     async def _give_up(self, flight: Flight, order: Order, words: str) -> Order:
         """End an order that found no place anywhere, unless it may wait for another time.
@@ -228,7 +236,8 @@ class Sender:
     ) -> Choice | ErrorText | None:
         """Return what follows a refusal: the next route, waiting for one, or the end."""
         flight.turn_away()
-        rest[:] = self.usable(rest) if after.another else ()
+        latest = (self._latest(flight.order, choice) for choice in rest)
+        rest[:] = self.usable([one for one in latest if one]) if after.another else ()
         if rest:
             flight.choose(self._router.line(rest[0].provider), rest[0].cost)
             return rest[0] if flight.place else None

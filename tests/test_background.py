@@ -256,6 +256,7 @@ def test_a_process_without_background_work_asks_nobody_and_hears_of_everything(
     quiet.run_for(12)
     assert 200_000 == quiet.gateway.shop.catalog.services[101].charge(100, "")
     assert 7_000_000 == quiet.gateway.router.lines["p"].purse
+    quiet.run_for(70)  # until nobody can have read the lower rate a moment ago
     quiet.add(customer)
     assert {"b"} == {who for who, action, _ in machine.panel.calls if action != "add"}
 
@@ -557,7 +558,7 @@ def test_balances_are_seen_as_often_as_the_owner_says_and_sooner_while_an_order_
 
 
 def test_an_idempotency_key_is_kept_for_days_and_then_forgotten(machine: Machine) -> None:
-    first = machine.process(SLOWLY).start()
+    first = machine.process(f"{SLOWLY}orders: {{max_catalog_age: 30d}}\n").start()
     customer = first.customer()
     first.run_for(2)
     assert [1, 1] == [first.add(customer, "key") for _ in range(2)]

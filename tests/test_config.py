@@ -360,7 +360,7 @@ def test_the_example_of_the_contract_is_read_whole() -> None:
 
     assert config.currency == "USD"
     assert config.exchange_rates == {"INR": Decimal("0.0119")}
-    assert config.markup == Decimal("0.25")
+    assert config.markup == {Decimal(0): Decimal("0.25")}
     assert (config.every.catalog, config.every.status, config.every.balance) == (600, 30, 300)
     assert list(config.providers) == [
         "smm-panel.in", "instasmm", "smmproxy", "smmai", "smm1st", "sixth",
@@ -375,14 +375,15 @@ def test_the_example_of_the_contract_is_read_whole() -> None:
     assert sixth.dialect.without == [Action.REFILL_STATUS]
     assert list(config.services) == [101, 102]
     assert config.services[101].routes == [Route(provider="smm-panel.in", service="1")]
-    assert config.services[101].markup == Decimal("0.30")
+    assert config.services[101].markup == {Decimal(0): Decimal("0.30")}
     assert (config.services[102].routing, config.services[102].rate) == (
         "cheapest",
         Decimal("1.20"),
     )
     assert config.imports[0].categories == ["Second*"]
-    assert (config.imports[0].ids_from, config.imports[0].markup) == (10000, Decimal("0.40"))
-    assert config.tiers["gold"].markup == Decimal("0.10")
+    assert config.imports[0].ids_from == 10000
+    assert config.imports[0].markup == {Decimal(0): Decimal("0.40")}
+    assert config.tiers["gold"].markup == {Decimal(0): Decimal("0.10")}
     assert (config.orders.answer_within, config.orders.duplicate_window) == (4.0, 60.0)
 
 
@@ -399,7 +400,7 @@ def test_a_currency_alone_is_a_first_start() -> None:
     """Nothing is sold yet, and every default is the documented one."""
     config = read("currency: EUR\nproviders:\nservices:\nimports:\ntiers:\norders:\nevery:\n")
 
-    assert (config.currency, config.markup) == ("EUR", Decimal(0))
+    assert (config.currency, config.markup, config.round) == ("EUR", {Decimal(0): Decimal(0)}, None)
     assert (config.providers, config.services, config.imports, config.tiers) == ({}, {}, [], {})
     assert (config.every.catalog, config.every.status, config.every.balance) == (600, 30, 300)
     assert config.orders.model_dump() == {
@@ -412,7 +413,10 @@ def test_a_currency_alone_is_a_first_start() -> None:
         "first_id": 1,
         "follow_for": 30 * 86400,
         "subscription_posts": 30,
+        "rate_grace": 60,
+        "max_catalog_age": None,
     }
+    assert config.max_catalog_age == 86400
 
 
 def test_a_provider_charges_in_its_adapters_currency_unless_the_file_says_another() -> None:
@@ -454,7 +458,32 @@ def test_a_percentage_is_an_exact_fraction(whole: int, part: str) -> None:
     """12.10% is 0.1210, to the last digit."""
     config = read(f"currency: USD\nmarkup: {whole}.{part}%\n")
 
-    assert config.markup * 100 == Decimal(f"{whole}.{part}")
+    assert config.markup[Decimal(0)] * 100 == Decimal(f"{whole}.{part}")
+
+
+def test_a_markup_may_go_by_steps_of_the_rate() -> None:
+    """At every place that may have one, and each step exactly."""
+    config = read(
+        """\
+currency: USD
+markup: {0: 60%, 1: 40%, "10.5": 25%}
+tiers: {gold: {markup: {0: 5%, 2: 1%}}}
+"""
+    )
+
+    assert config.markup == {
+        Decimal(0): Decimal("0.6"),
+        1: Decimal("0.4"),
+        Decimal("10.5"): Decimal("0.25"),
+    }
+    assert config.tiers["gold"].markup == {Decimal(0): Decimal("0.05"), 2: Decimal("0.01")}
+
+
+def test_a_catalog_may_be_as_old_as_three_of_its_rounds() -> None:
+    """Who fetches catalogs once in two days still sells, unless the file says otherwise."""
+    assert read("currency: USD\nevery: {catalog: 2d}\n").max_catalog_age == 6 * 86400
+    rare = read("currency: USD\nevery: {catalog: 2d}\norders: {max_catalog_age: 3d}\n")
+    assert rare.max_catalog_age == 3 * 86400
 
 
 def test_a_variable_may_be_anywhere_in_a_value_and_holds_no_yaml() -> None:
@@ -509,16 +538,6 @@ def test_what_is_written_once_may_be_meant_twice() -> None:
     )
 
     assert config.providers["other"].limits == Limits(per_second=2)
-
-
-def test_an_import_is_checked_and_a_warning_says_that_it_is_not_in_force() -> None:
-    """Each rule gets its own line, at its place."""
-    config = read(
-        PANEL + "imports:\n  - {provider: smmai, ids_from: 1}\n  - {provider: smmai, ids_from: 9}\n"
-    )
-
-    said = "imports are checked but not taken up yet; list its services under services"
-    assert [f"providers.yaml:5:5: {said}", f"providers.yaml:6:5: {said}"] == config.warnings
 
 
 def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) -> None:

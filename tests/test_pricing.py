@@ -1,43 +1,140 @@
 """From a provider's rate to ours, held to exact fractions."""
 
 import decimal
+import re
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import pricing
-from gateway.pricing import Exchange
+from gateway.pricing import Exchange, Place, Price
 
 RATES = st.decimals(0, 10**9, places=9)
 FACTORS = st.decimals("0.000000001", 10**6, places=9)
 MARKUPS = st.decimals(0, 100, places=9)
 MICROS = st.integers(0, 2**63 - 1)
-GIVERS = ("service", "rule", "provider", "tier")
+STEPS = st.decimals("0.000000001", 10**6, places=9)
+PRICES = st.builds(Price, st.none() | MARKUPS.map(lambda one: {Decimal(0): one}), st.none() | RATES)
+PLACES = st.builds(Place, PRICES, st.dictionaries(st.sampled_from(["gold", "silver"]), PRICES))
+FILE = Place(Price({Decimal(0): Decimal("0.25")}))
+
+# The table at the head of the module, as it stands there: place and whom it speaks of.
+TABLE = [
+    (place, tier) for place in ("service", "rule", "provider", "the file") for tier in ("gold", "")
+]
 
 
-@given(
-    st.fixed_dictionaries({name: st.none() | MARKUPS for name in GIVERS}),
-    MARKUPS,
-)
-def test_the_most_specific_markup_holds(
-    given_: dict[str, Decimal | None], default: Decimal
-) -> None:
-    """Service before rule before provider before tier before the default, 0 % being given too."""
-    expected = default
-    for name in reversed(GIVERS):
-        markup = given_[name]
-        if markup is not None:
-            expected = markup
+def said_in(row: tuple[str, str], price: Price) -> list[Place]:
+    """Return the four places, where only this row of the table says anything."""
+    place, tier = row
+    said = Place(tiers={tier: price}) if tier else Place(price)
+    return [said if name == place else Place() for name, _ in TABLE[::2]]
 
-    assert expected == pricing.markup(**given_, default=default)
+
+def merged(*said: list[Place]) -> list[Place]:
+    """Return the four places, where each of these says what it says."""
+    return [
+        Place(
+            next((one.price for one in places if one.price), Price()),
+            {tier: price for one in places for tier, price in one.tiers.items()},
+        )
+        for places in zip(*said, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("higher", range(len(TABLE)))
+def test_each_row_of_the_table_comes_before_all_below_it(higher: int) -> None:
+    """Whatever the rows below say, and only until a row above says something."""
+    prices = [Price(rate=Decimal(number)) for number in range(len(TABLE))]
+    said = [said_in(row, price) for row, price in zip(TABLE, prices, strict=True)]
+
+    assert prices[higher] == pricing.holding("gold", *merged(*said[higher:]))
+
+
+@pytest.mark.parametrize("tier", ["", "silver"])
+def test_what_one_price_group_pays_is_no_matter_of_another(tier: str) -> None:
+    """The rows of gold say nothing to silver, nor to customers in no group."""
+    said = [said_in(row, Price(rate=Decimal(9))) for row in TABLE if row[1]]
+
+    assert FILE.price == pricing.holding(tier, *merged(*said, said_in(TABLE[-1], FILE.price)))
+
+
+def test_the_table_in_the_documentation_is_the_one_in_the_code() -> None:
+    """Row by row: the place, and whom it speaks of."""
+    words = {"": "everybody", "gold": "a price group"}
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    rows = re.findall(r"(?m)^\| (\d) \| (.*?) \| (.*?) \|", readme)
+    told = re.findall(r"(?m)^(\d) +(\S+(?: \S+)?) {2,}(\S+(?: \S+)*) {2,}", pricing.__doc__ or "")
+    expected = [(str(at), place, words[tier]) for at, (place, tier) in enumerate(TABLE, 1)]
+
+    assert expected == told
+    assert expected == rows
+
+
+@given(st.lists(PLACES, max_size=4), st.sampled_from(["", "gold", "silver", "nobody"]))
+def test_the_price_that_holds_is_the_first_one_said(places: list[Place], tier: str) -> None:
+    """From the service to the file, and in each place the price group's before everybody's."""
+    said = []
+    for place in [*places, FILE]:
+        said += [place.tiers[tier]] if tier in place.tiers else []
+        said += [place.price]
+    expected = next(price for price in said if price != Price())
+
+    assert expected == pricing.holding(tier, *places, FILE)
 
 
 def test_a_markup_of_nothing_is_a_markup() -> None:
     """A service at cost is not sold at the default."""
-    assert pricing.markup(service=Decimal(0), tier=Decimal(1), default=Decimal(2)) == 0
+    at_cost = Place(Price({Decimal(0): Decimal(0)}))
+
+    assert at_cost.price == pricing.holding("", at_cost, FILE)
+
+
+@given(st.dictionaries(RATES, MARKUPS, max_size=5), MARKUPS, RATES)
+def test_a_step_holds_from_its_rate_to_the_next_one(
+    steps: dict[Decimal, Decimal], first: Decimal, cost: Decimal
+) -> None:
+    """Exactly at its beginning, too, and however the file orders them."""
+    markup = {**steps, Decimal(0): first}
+    expected = first
+    for start in sorted(markup):
+        if start <= cost:
+            expected = markup[start]
+
+    assert expected == pricing.fraction(markup, cost)
+
+
+@given(RATES, STEPS)
+def test_a_rate_is_rounded_up_to_the_next_step_and_no_further(rate: Decimal, step: Decimal) -> None:
+    """It is a whole number of steps, at least the rate, and less than a step above it."""
+    rounded = Fraction(pricing.rounded(rate, step))
+
+    assert (rounded / Fraction(step)).denominator == 1
+    assert Fraction(rate) <= rounded < Fraction(rate) + Fraction(step)
+
+
+@given(RATES)
+def test_without_a_step_a_rate_keeps_every_digit(rate: Decimal) -> None:
+    assert rate == pricing.rounded(rate, None)
+
+
+def test_a_fixed_rate_is_what_the_owner_wrote_whatever_it_costs() -> None:
+    """It is neither marked up nor rounded."""
+    price = Price(rate=Decimal("1.2345"))
+
+    assert Decimal("1.2345") == price.of(Decimal(5), Decimal("0.1"))
+
+
+@given(RATES, MARKUPS, STEPS)
+def test_a_markup_never_sells_below_cost(cost: Decimal, markup: Decimal, step: Decimal) -> None:
+    """With a step of rounding or without one."""
+    price = Price({Decimal(0): markup})
+
+    assert cost <= price.of(cost) <= price.of(cost, step)
 
 
 @given(RATES, FACTORS)
@@ -86,6 +183,16 @@ def test_a_cost_is_held_against_the_charge_exactly(cost: int, factor: Decimal, c
     expected = Fraction(cost) * Fraction(factor) > charge
 
     assert expected == pricing.costs_more(cost, factor, charge)
+
+
+@given(MICROS, FACTORS, MICROS, st.decimals(0, 1, places=4))
+def test_a_loss_within_what_the_owner_takes_is_none(
+    cost: int, factor: Decimal, charge: int, most: Decimal
+) -> None:
+    """``max_loss`` is a fraction of the charge, exactly."""
+    expected = Fraction(cost) * Fraction(factor) > charge * (1 + Fraction(most))
+
+    assert expected == pricing.costs_more(cost, factor, charge, most)
 
 
 @given(st.integers(1, 10**12))

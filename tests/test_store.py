@@ -1049,3 +1049,17 @@ async def test_a_start_does_not_wait_for_ever(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="locked"):
         await SqliteStore.open(path, patience=20)
     other.close()
+
+
+# --- the owner's file -----------------------------------------------------------------------------
+
+
+async def test_the_files_that_were_in_force_since_a_time_are_known(store: Store) -> None:
+    """One that was replaced before it is not among them; the last one always is."""
+    assert ([], None) == (await store.configurations(0), await store.kept_configuration())
+    for at, text in ((10, "a"), (20, "b"), (30, "c"), (30, "c")):
+        await store.keep_configuration(text, at)
+
+    found = {since: "".join(await store.configurations(since)) for since in (5, 20, 21, 30, 31, 99)}
+    assert {5: "abc", 20: "abc", 21: "bc", 30: "bc", 31: "c", 99: "c"} == found
+    assert "c" == await store.kept_configuration()

@@ -4,7 +4,18 @@ from typing import Annotated
 
 import typer
 
-from gateway.commands import books, customer, demo, order, provider, sandbox, serve, simulate, store
+from gateway.commands import (
+    books,
+    customer,
+    demo,
+    order,
+    plan,
+    provider,
+    sandbox,
+    serve,
+    simulate,
+    store,
+)
 from gateway.commands.terminal import FLAGS
 
 app = typer.Typer(
@@ -41,6 +52,7 @@ app.command("sandbox")(sandbox.serve_sandbox)
 app.command()(simulate.simulate)
 app.command()(serve.background)
 app.command()(serve.check)
+app.command()(plan.plan)
 app.command()(provider.sync)
 app.add_typer(customer.app, name="customer")
 app.add_typer(order.app, name="order")

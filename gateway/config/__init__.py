@@ -9,7 +9,7 @@ are, and ``rules`` what only the whole file can show.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import NoneType
@@ -53,6 +53,7 @@ __all__ = [
     "Tier",
     "load",
     "parse",
+    "placed",
 ]
 
 _BYTE_ORDER_MARK = "\ufeff"
@@ -101,15 +102,21 @@ def parse(
     contents = _contents(document, adapters)
     if contents is None or document.mistakes:
         raise ConfigError(*_told(name, document.mistakes))
-    for index in range(len(contents.imports)):
-        warning = "imports are checked but not taken up yet; list its services under services"
-        document.blame(("imports", index), warning)
     return Config.model_construct(
         **dict(contents),
         text=text,
         digest=hashlib.sha256(text.encode()).hexdigest(),
         warnings=_told(name, document.mistakes),
     )
+
+
+def placed(config: Config, name: str, told: Iterable[tuple[Steps, str]]) -> list[str]:
+    """Return what is to be said of parts of a file, each at its key, in the form of a mistake."""
+    document = Document.read(config.text, {})
+    document.mistakes.clear()  # it was read before, with its variables
+    for path, text in told:
+        document.blame(path, text, key=True)
+    return _told(name, document.mistakes)
 
 
 def _told(name: str, mistakes: list[Mistake]) -> list[str]:

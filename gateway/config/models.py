@@ -3,6 +3,7 @@
 Durations are seconds, percentages exact fractions, amounts exact decimals in units of a currency.
 """
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from gateway.config.document import shown
 from gateway.config.values import (
+    DAY,
     Amount,
     Batched,
     Blame,
@@ -19,10 +21,14 @@ from gateway.config.values import (
     Duplicates,
     Few,
     Flag,
+    Grace,
     Id,
+    Instead,
     Interval,
     Many,
+    Markup,
     Name,
+    NameTemplate,
     Network,
     Parameter,
     Patience,
@@ -33,6 +39,7 @@ from gateway.config.values import (
     Secret,
     SettleMode,
     Span,
+    Template,
     Text,
     Unavailable,
     UnknownRefusals,
@@ -43,7 +50,7 @@ from gateway.config.values import (
     scalar,
 )
 from gateway.order_types import OrderType
-from gateway.pricing import Exchange
+from gateway.pricing import Exchange, Place, Price
 
 LIST = BeforeValidator(listed)
 BLOCK = BeforeValidator(keyed)
@@ -109,6 +116,29 @@ class Settle(Block):
     probe_ids: Reach = 0
 
 
+class Tier(Block):
+    """What a price group of customers pays."""
+
+    markup: Markup
+
+
+class ServiceTier(Block):
+    """What a price group pays for one service: a markup, or a fixed rate."""
+
+    markup: Markup | None = None
+    rate: Rate | None = None
+
+
+def place(
+    markup: dict[Decimal, Decimal] | None,
+    tiers: Mapping[str, Tier | ServiceTier],
+    rate: Decimal | None = None,
+) -> Place:
+    """Return what a block of the file says of prices."""
+    groups = {name: Price(tier.markup, getattr(tier, "rate", None)) for name, tier in tiers.items()}
+    return Place(Price(markup, rate), groups)
+
+
 class Provider(Block):
     """A panel that we buy from.
 
@@ -130,8 +160,14 @@ class Provider(Block):
     low_balance: Amount | None = None
     max_unsettled: Amount | None = None
     settle: Annotated[Settle, BLOCK] = Settle()
-    markup: Percent | None = None
+    markup: Markup | None = None
+    tiers: Annotated[dict[Name, Tier], BLOCK] = {}
     dialect: Annotated[Dialect, BLOCK] = Dialect()
+
+    @property
+    def place(self) -> Place:
+        """What is said here of prices."""
+        return place(self.markup, self.tiers)
 
 
 class Route(Block):
@@ -167,7 +203,13 @@ class Parameters(Block):
 
 
 class Service(Block):
-    """What we sell; ``None`` is "as the provider has it"."""
+    """What we sell; ``None`` is "as the provider has it".
+
+    Attributes:
+        allow_loss: it is sold whatever it costs us.
+        max_loss: the fraction of its charge by which an order may cost us more.
+
+    """
 
     routes: Annotated[list[Annotated[Route, scalar(route)]], LIST]
     name: Text | None = None
@@ -178,28 +220,57 @@ class Service(Block):
     refill: Flag | None = None
     cancel: Flag | None = None
     dripfeed: Flag | None = None
-    markup: Percent | None = None
+    markup: Markup | None = None
+    tiers: Annotated[dict[Name, ServiceTier], BLOCK] = {}
     rate: Rate | None = None
     routing: Routing = "preferred"
     allow_loss: Flag = False
+    max_loss: Percent = Decimal(0)
     parameters: Parameters | None = None
+
+    @property
+    def place(self) -> Place:
+        """What is said here of prices."""
+        return place(self.markup, self.tiers, self.rate)
+
+
+class Rewrite(Block):
+    """How an import's names and categories are written.
+
+    Attributes:
+        replace: texts in both, and what stands there instead, in turn.
+        name, category: the whole, ``{name}`` and ``{category}`` being the provider's, replaced.
+
+    """
+
+    replace: Annotated[dict[Text, Instead], BLOCK] = {}
+    name: NameTemplate = "{name}"
+    category: Template = "{category}"
 
 
 class Import(Block):
-    """A rule that takes over a provider's catalog; patterns are the shell's."""
+    """A rule that takes over a provider's catalog; patterns are the shell's, case and all.
+
+    Attributes:
+        categories, names: patterns, of which each of both fits one; of none any is fine.
+        except_: patterns of names, categories or the provider's ids that are left out.
+        ids_from: the first id that the rule gives; see ``imports``.
+
+    """
 
     provider: Name
     categories: Annotated[list[Text], LIST] = []
     names: Annotated[list[Text], LIST] = []
     except_: Annotated[list[Text], LIST] = Field(default=[], alias="except")
     ids_from: Id
-    markup: Percent | None = None
+    rewrite: Annotated[Rewrite, BLOCK] = Rewrite()
+    markup: Markup | None = None
+    tiers: Annotated[dict[Name, Tier], BLOCK] = {}
 
-
-class Tier(Block):
-    """A price group of customers."""
-
-    markup: Percent
+    @property
+    def place(self) -> Place:
+        """What is said here of prices."""
+        return place(self.markup, self.tiers)
 
 
 class Orders(Block):
@@ -212,6 +283,10 @@ class Orders(Block):
         duplicate_window: how long an identical order counts as a duplicate, in seconds.
         follow_for: how long a settled order is still asked for, in seconds.
         subscription_posts: posts that are held for when a subscription names no number.
+        rate_grace: how long after a rate has risen orders are still charged the one before, in
+            seconds.
+        max_catalog_age: how old a provider's catalog may be to be sold from, in seconds; a day,
+            or three times the time between two of them, when the file doesn't say.
 
     """
 
@@ -224,6 +299,8 @@ class Orders(Block):
     first_id: Id = 1
     follow_for: Span = 2_592_000.0
     subscription_posts: Few = 30
+    rate_grace: Grace = 60.0
+    max_catalog_age: Span | None = None
 
 
 class RequestLimits(Block):
@@ -245,13 +322,15 @@ class Contents(Block):
     Attributes:
         currency: what customers are charged in.
         exchange_rates: one unit of each currency, in ``currency``.
-        markup: where nothing more specific says otherwise; see ``pricing.markup``.
+        markup: where nothing more specific says otherwise; see ``pricing``.
+        round: a multiple of this is what every rate is, unless it is a fixed one.
 
     """
 
     currency: Currency
     exchange_rates: Annotated[dict[Currency, Rate], BLOCK] = {}
-    markup: Percent = Decimal(0)
+    markup: Markup = {Decimal(0): Decimal(0)}
+    round: Rate | None = None
     every: Annotated[Every, BLOCK] = Every()
     providers: Annotated[dict[Name, Provider], BLOCK] = {}
     services: Annotated[dict[Id, Service], BLOCK] = {}
@@ -259,6 +338,11 @@ class Contents(Block):
     tiers: Annotated[dict[Name, Tier], BLOCK] = {}
     orders: Annotated[Orders, BLOCK] = Orders()
     limits: Annotated[RequestLimits, BLOCK] = RequestLimits()
+
+    @property
+    def place(self) -> Place:
+        """What is said here of prices."""
+        return place(self.markup, self.tiers)
 
 
 class Config(Contents):
@@ -274,6 +358,12 @@ class Config(Contents):
     text: str = ""
     digest: str = ""
     warnings: list[str] = []
+
+    @property
+    def max_catalog_age(self) -> float:
+        """How old a provider's catalog may be to be sold from, in seconds."""
+        said = self.orders.max_catalog_age
+        return max(DAY, 3 * self.every.catalog) if said is None else said
 
     @property
     def exchange(self) -> Exchange:

@@ -6,11 +6,12 @@ in the file is wrong. Whatever has the wrong kind is passed over: the models say
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from decimal import Decimal
 from typing import NamedTuple
 
 from gateway.config.document import Steps, is_variable, shown, written
-from gateway.config.values import nearest
+from gateway.config.values import nearest, seconds
 from gateway.order_types import table
 
 
@@ -37,6 +38,8 @@ def check(data: object, adapters: Mapping[str, str]) -> Iterator[Broken]:
     for number, row in _block(root.get("services")).items():
         yield from _service(("services", number), _block(row), providers)
     yield from _imports(_list(root.get("imports")), providers)
+    yield from _tiers(root)
+    yield from _ages(_block(root.get("orders")), _block(root.get("every")))
 
 
 def _currencies(
@@ -102,14 +105,26 @@ def _service(path: Steps, row: dict[str, object], providers: dict[str, object]) 
             text = f"route {shown(route)} stands here twice; remove one of them"
             yield Broken((*path, "routes", index), text)
         seen.add(route)
-    if row.get("rate") is not None and row.get("markup") is not None:
-        text = "a service has a rate or a markup, not both; remove one of them"
-        yield Broken((*path, "rate"), text, key=True)
+    yield from _price(path, row)
     least, most = _number(row.get("min")), _number(row.get("max"))
     if least is not None and most is not None and least > most:
         text = "min is more than max; give a smaller one"
         yield Broken((*path, "min"), text)
     yield from _parameters((*path, "parameters"), _block(row.get("parameters")))
+
+
+def _price(path: Steps, row: dict[str, object]) -> Iterator[Broken]:
+    if row.get("rate") is not None and row.get("markup") is not None:
+        text = "a service has a rate or a markup, not both; remove one of them"
+        yield Broken((*path, "rate"), text, key=True)
+    for tier, said in _block(row.get("tiers")).items():
+        given = {"rate", "markup"} & _block(said).keys()
+        if isinstance(said, dict) and len(given) != 1:
+            text = "a price group has a rate or a markup here, and one of them; such as rate: 1.10"
+            yield Broken((*path, "tiers", tier), text, key=True)
+    if row.get("allow_loss") == "true" and row.get("max_loss") is not None:
+        text = "with allow_loss any loss is taken, so that max_loss says nothing; remove one"
+        yield Broken((*path, "max_loss"), text, key=True)
 
 
 _COUNTED = {
@@ -148,6 +163,31 @@ def _imports(imports: list[object], providers: dict[str, object]) -> Iterator[Br
                 text = f"another import begins at {written(ids_from)} too; give each its own ids"
                 yield Broken(("imports", index, "ids_from"), text)
             first.add(ids_from)
+
+
+def _tiers(root: dict[str, object]) -> Iterator[Broken]:
+    """Yield price groups that a part of the file knows and the file does not."""
+    known = _block(root.get("tiers"))
+    parts: list[tuple[Steps, object]] = [
+        ((kind, name), row)
+        for kind in ("providers", "services")
+        for name, row in _block(root.get(kind)).items()
+    ]
+    parts += [(("imports", index), row) for index, row in enumerate(_list(root.get("imports")))]
+    for path, row in parts:
+        for tier in _block(_block(row).get("tiers")):
+            if tier not in known:
+                text = f"there is no price group `{written(tier)}`; {nearest(tier, known)}"
+                yield Broken((*path, "tiers", tier), text, key=True)
+
+
+def _ages(orders: dict[str, object], every: dict[str, object]) -> Iterator[Broken]:
+    oldest, between = orders.get("max_catalog_age"), every.get("catalog", "10m")
+    if isinstance(oldest, str) and isinstance(between, str):
+        with suppress(ValueError):
+            if seconds(oldest) <= seconds(between):
+                text = "nothing would be sold between two catalogs; give more than every: catalog"
+                yield Broken(("orders", "max_catalog_age"), text)
 
 
 def _block(value: object) -> dict[str, object]:

@@ -8,7 +8,7 @@ file) is left to the type that stands beside the reader.
 import difflib
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -96,19 +96,20 @@ _RESERVED = {"key", "action", "service", "idempotency_key"}
 
 def duration(least: str, most: str) -> BeforeValidator:
     """Read seconds from ``500ms``, ``30s``, ``10m``, ``2h``, ``30d`` or a bare number."""
-    low, high = _seconds(least), _seconds(most)
+    low, high = seconds(least), seconds(most)
 
     def read(text: str) -> float:
-        seconds = _seconds(text)
-        if not low <= seconds <= high:
+        found = seconds(text)
+        if not low <= found <= high:
             msg = f"{shown(text)} is out of bounds; give a duration from {least} to {most}"
             raise ValueError(msg)
-        return seconds
+        return found
 
     return scalar(read)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Read a duration of any length; ``ValueError`` says how one is written."""
     found = _DURATION.fullmatch(text)
     if found is None:
         msg = f"{shown(text)} is not a duration; write one such as 500ms, 30s, 10m, 2h or 30d"
@@ -129,6 +130,30 @@ def percent(text: str) -> Decimal:
         msg = f"{shown(text)} is negative, which would sell below cost; give 0% or more"
         raise ValueError(msg)
     return Decimal(found[1]).scaleb(-2)
+
+
+def stepped(value: object) -> object:
+    """Take one percentage for a markup whose only step begins at 0; see ``pricing.Markup``."""
+    if value is None:
+        raise said(NOTHING)
+    if isinstance(value, list):
+        raise misfit(value, "a percentage, or a block of them by steps of the rate")
+    if not isinstance(value, str):
+        if isinstance(value, dict):
+            _from_nothing(value)
+        return value
+    try:
+        return {Decimal(0): percent(value)}
+    except ValueError as error:
+        raise said(str(error)) from None
+
+
+def _from_nothing(steps: Mapping[object, object]) -> None:
+    starts = [Decimal(one) for one in steps if isinstance(one, str) and _DECIMAL.fullmatch(one)]
+    if len(set(starts)) < len(starts):
+        raise said("two steps begin at the same rate; remove one of them")
+    if Decimal(0) not in starts:
+        raise said("no step begins at 0, so that small rates have no markup; add one, as 0: 40%")
 
 
 def amount(*, zero: bool) -> BeforeValidator:
@@ -224,6 +249,22 @@ def _parameter(text: str) -> str:
     return str(text)
 
 
+def _template(needed: str) -> BeforeValidator:
+    """Read a text in which ``{name}`` and ``{category}`` stand for the provider's own."""
+
+    def read(text: str) -> str:
+        used = re.findall(r"\{[^{}]*\}?|\}", text)
+        if wrong := [one for one in used if one not in {"{name}", "{category}"}]:
+            msg = f"{shown(wrong[0])} stands for nothing; known are {{name}} and {{category}}"
+            raise ValueError(msg)
+        if needed and needed not in used:
+            msg = f"{shown(text)} would be the name of all its services; put {needed} into it"
+            raise ValueError(msg)
+        return _text(text)
+
+    return scalar(read)
+
+
 SIZES = {
     "quantity": Size.QUANTITY,
     "runs": Size.RUNS,
@@ -253,8 +294,12 @@ def _size(text: str) -> Size:
 Percent = Annotated[Decimal, scalar(percent)]
 Rate = Annotated[Decimal, amount(zero=False)]
 Amount = Annotated[Decimal, amount(zero=True)]
+Markup = Annotated[dict[Amount, Percent], BeforeValidator(stepped)]
 Flag = Annotated[bool, scalar(_flag)]
 Text = Annotated[str, scalar(_text)]
+NameTemplate = Annotated[str, _template("{name}")]
+Template = Annotated[str, _template("")]
+Instead = Annotated[str, scalar(str)]
 Url = Annotated[str, scalar(_url)]
 Secret = Annotated[SecretStr, scalar(_secret)]
 Parameter = Annotated[str, scalar(_parameter)]
@@ -271,6 +316,7 @@ Network = Annotated[str, scalar(network)]
 Reach = Annotated[int, whole(0, 10_000)]
 Interval = Annotated[float, duration("10ms", "7d")]
 Patience = Annotated[float, duration("10ms", "10m")]
+Grace = Annotated[float, duration("0s", "1d")]
 Span = Annotated[float, duration("10ms", "3650d")]
 Verb = Annotated[Action, choice(*Action)]
 Batched = Annotated[

@@ -14,6 +14,7 @@ import msgspec
 
 from gateway.errors import ErrorText
 from gateway.model import Customer, Event, Offer, Order, Refill, State, Transfer
+from gateway.store.imports import Imports
 
 T = TypeVar("T")
 Row = Sequence[Any]
@@ -222,7 +223,7 @@ class Snapshot(Protocol):
         ...
 
 
-class Store(Protocol):
+class Store(Imports, Protocol):
     """The truth. Every implementation passes the same tests."""
 
     # --- orders and money: many at once, in one commit ---
@@ -434,6 +435,10 @@ class Store(Protocol):
 
     async def kept_configuration(self) -> str | None:
         """Return the owner's file as it was last taken up."""
+        ...
+
+    async def configurations(self, since: int) -> list[str]:
+        """Return the owner's files that were in force at or after a time, the last one last."""
         ...
 
     # --- who does what ---

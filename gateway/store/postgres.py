@@ -19,6 +19,7 @@ from gateway.store import Snapshot
 from gateway.store.postgres_archive import PostgresArchive
 from gateway.store.postgres_base import Look
 from gateway.store.postgres_customers import PostgresCustomers
+from gateway.store.postgres_imports import PostgresImports
 from gateway.store.postgres_loading import PostgresLoading
 from gateway.store.postgres_orders import PostgresOrders
 from gateway.store.postgres_providers import PostgresProviders
@@ -208,7 +209,12 @@ def _unavailable(error: Exception) -> StoreUnavailable:
 
 
 class PostgresStore(
-    PostgresOrders, PostgresArchive, PostgresCustomers, PostgresProviders, PostgresLoading
+    PostgresOrders,
+    PostgresArchive,
+    PostgresCustomers,
+    PostgresProviders,
+    PostgresImports,
+    PostgresLoading,
 ):
     """See ``Store``."""
 

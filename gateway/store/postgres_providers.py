@@ -179,6 +179,15 @@ class PostgresProviders(PostgresBase):
         rows = await self._fetch(_LAST)
         return str(rows[0][0]) if rows else None
 
+    async def configurations(self, since: int) -> list[str]:
+        """Return the owner's files that were in force at or after a time."""
+        rows = await self._fetch(
+            "SELECT text FROM configurations AS one WHERE NOT EXISTS (SELECT FROM configurations "
+            "AS later WHERE later.id > one.id AND later.at < $1) ORDER BY id",
+            since,
+        )
+        return [str(text) for (text,) in rows]
+
     # --- who does what ------------------------------------------------------------------
 
     async def lease(

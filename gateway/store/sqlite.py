@@ -19,6 +19,7 @@ from gateway.store import Snapshot
 from gateway.store.sqlite_archive import SqliteArchive, join
 from gateway.store.sqlite_books import Books, SqliteSnapshot
 from gateway.store.sqlite_customers import SqliteCustomers
+from gateway.store.sqlite_imports import SqliteImports
 from gateway.store.sqlite_loading import SqliteLoading
 from gateway.store.sqlite_orders import SqliteOrders
 from gateway.store.sqlite_providers import SqliteProviders
@@ -27,7 +28,14 @@ from gateway.store.writer import PATIENCE, Rehearsal, Writer, connect, migrate
 T = TypeVar("T")
 
 
-class SqliteStore(SqliteOrders, SqliteArchive, SqliteCustomers, SqliteProviders, SqliteLoading):
+class SqliteStore(
+    SqliteOrders,
+    SqliteArchive,
+    SqliteCustomers,
+    SqliteProviders,
+    SqliteImports,
+    SqliteLoading,
+):
     """See ``Store``."""
 
     @classmethod

@@ -158,6 +158,15 @@ class SqliteProviders(SqliteFile):
         rows = self._read("SELECT text FROM configurations ORDER BY id DESC LIMIT 1")
         return str(rows[0][0]) if rows else None
 
+    async def configurations(self, since: int) -> list[str]:
+        """Return the owner's files that were in force at or after a time."""
+        rows = self._read(
+            "SELECT text FROM configurations AS one WHERE NOT EXISTS (SELECT 1 FROM configurations "
+            "AS later WHERE later.id > one.id AND later.at < ?) ORDER BY id",
+            (since,),
+        )
+        return [str(text) for (text,) in rows]
+
     # --- who does what ------------------------------------------------------------------
 
     async def lease(

@@ -13,6 +13,8 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "sightings": ("provider",),
     "readings": ("provider", "asked_at"),
     "configurations": ("id",),
+    "imported": ("id",),
+    "imported_names": ("name",),
     "events": ("order", "version"),
     "transfers": ("id",),
 }
