@@ -206,7 +206,9 @@ class RedisServer:
         except (ClusterError, AskError, TryAgainError) as error:
             raise Unanswered(self._text(error)) from None
         except ResponseError as error:
-            raise Refused(self._text(error)) from None
+            # To whoever has not said a password, a long question is a mistake in the protocol.
+            kind = Unanswered if str(error).startswith("Protocol error") else Refused
+            raise kind(self._text(error)) from None
         except Exception as error:  # noqa: BLE001 - no failure of a cache is anybody's failure
             raise Unanswered(self._text(error)) from None
 

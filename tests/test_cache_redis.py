@@ -125,6 +125,17 @@ async def test_what_a_user_may_not_do_is_said_once_and_stops_nothing_else(
     assert ([] if may == "resetchannels" else [""]) == heard_first
 
 
+async def test_a_password_that_is_missing_is_one_trouble_however_long_the_question() -> None:
+    """To a short one Redis answers otherwise than to a long one."""
+    with redistmp.server("--requirepass", "p") as (url, _), capture_logs() as lines:
+        async with cache_at(url) as cache:
+            for keys in (["a"], [str(number) for number in range(50)]) * 2:
+                await cache.put(dict.fromkeys(keys, b"1"), ttl=60)
+                await asyncio.sleep(0.11)
+
+    assert ["redis_failed"] == [line["event"] for line in lines]
+
+
 async def test_over_a_socket_and_with_a_password(tmp_path: Path) -> None:
     path = tmp_path / "a socket"
     with redistmp.server("--unixsocket", str(path), "--requirepass", "p"):
