@@ -167,8 +167,9 @@ class Endpoint:
             log.error("the database is not available", reason=str(trouble))  # noqa: TRY400
             return GONE
         except Exception:
+            # Nobody knows what has become of it, and what is answered with 200 is believed.
             log.exception("a request failed")
-            return error(ErrorText.UNAVAILABLE)
+            return GONE
 
     async def _admit(
         self, scope: Scope, headers: Mapping[bytes, bytes], params: Mapping[str, str]

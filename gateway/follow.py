@@ -68,6 +68,7 @@ class Follow:
         self._following = following
         self._answer_within = answer_within
         self._now = now
+        self._readers: list[set[int]] = []  # of statuses, and what has changed meanwhile
         self._telling: set[int] = set()  # orders whose cancel is being told at this moment
         self._work: set[asyncio.Future[Any]] = set()
         self._noticed: set[tuple[str, ...]] = set()
@@ -84,13 +85,23 @@ class Follow:
         }
         missing = [order for order in ids if order not in found]
         if missing:
-            rows = {
-                order.id: msgspec.json.encode(view(order))
-                for order in (await self._found(missing)).values()
-                if order.customer == customer.id
-            }
+            changed: set[int] = set()
+            self._readers.append(changed)
+            try:
+                rows = {
+                    order.id: msgspec.json.encode(view(order))
+                    for order in (await self._found(missing)).values()
+                    if order.customer == customer.id
+                }
+            finally:
+                self._readers.remove(changed)
             await self._cache.put(
-                {f"status/{customer.id}/{order}": row for order, row in rows.items()}, FRESH_FOR
+                {
+                    f"status/{customer.id}/{order}": row
+                    for order, row in rows.items()
+                    if order not in changed  # what was read may be older than what is known
+                },
+                FRESH_FOR,
             )
             found |= rows
         return found
@@ -107,6 +118,8 @@ class Follow:
     ) -> list[Order | Failure]:
         """Take orders further, and let their customers see it at once."""
         outcomes = await self._store.advance(steps, under)
+        for changed in self._readers:
+            changed.update(step.order for step in steps)
         for step, outcome in zip(steps, outcomes, strict=True):
             if isinstance(outcome, Failure):
                 log.error("an order stays as it is", order=step.order, reason=outcome)

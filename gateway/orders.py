@@ -61,7 +61,7 @@ class Orders:
         self._now = now
         self._sender = Sender(store, router, promises, following, now, shop.latest)
         # Marks of orders that were not sent, and of which nobody knows if they were written.
-        self._unsure: set[str] = set()
+        self._unsure: dict[str, int] = {}
 
     # --- placed ---------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class Orders:
         try:
             (placed,) = await self._store.place([placement])
         except BaseException:
-            self._unsure.add(flight.sender)
+            self._unsure[flight.sender] = self._now()
             flight.turn_away(unused=True)
             raise
         if isinstance(placed, ErrorText):
@@ -268,10 +268,10 @@ class Orders:
         That happens when the answer to a commit is lost. Such an order was never sent, and only
         the process that was to send it knows that.
         """
-        unsure = set(self._unsure)
+        now = self._now()
+        unsure = dict(self._unsure)
         if not unsure:
             return 0
-        now = self._now()
         words = "the database did not say that it was written"
         steps = []
         for state in UNDER_WAY:
@@ -283,7 +283,10 @@ class Orders:
         if steps:
             await self._store.advance(steps)
             log.warning("orders were taken back", orders=[one.order for one in steps])
-        self._unsure -= unsure
+        # A server that is held up may still do it a while after everybody has given up.
+        for mark, since in unsure.items():
+            if now - since > transitions.MINUTE:
+                del self._unsure[mark]
         return len(steps)
 
     def being_sent(self) -> set[tuple[int, str, int]]:

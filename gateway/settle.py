@@ -46,7 +46,7 @@ NEIGHBOURS = 20
 
 
 async def weigh(
-    store: Store, providers: Mapping[str, Provider], _: int, provider: str
+    store: Store, providers: Mapping[str, Provider], provider: str
 ) -> dict[int, Finding]:
     """Return what the evidence says of a provider's unknown orders, by their ids."""
     if provider not in providers:
@@ -170,7 +170,7 @@ class Settler:
 
     async def _settle(self, provider: str, under: Lease | None) -> None:
         """Act on what the evidence says, where the owner lets it; then look for missing ids."""
-        findings = await weigh(self._store, self._providers, self._now(), provider)
+        findings = await weigh(self._store, self._providers, provider)
         steps = []
         for order_id, finding in findings.items():
             self._tell(provider, order_id, finding)

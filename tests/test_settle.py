@@ -361,7 +361,7 @@ async def test_much_that_happened_since_an_old_order_does_not_hide_a_new_one(
         await one.look(10)
         await one.look(5)
         store: Any = Few(one.one.gateway.store)
-        found = await weigh(store, one.one.gateway.config.providers, 0, "p")
+        found = await weigh(store, one.one.gateway.config.providers, "p")
 
         assert {old: Verdict.OPEN, new: Verdict.PLACED} == {
             order: finding.verdict for order, finding in found.items()
@@ -614,4 +614,4 @@ async def test_money_of_a_provider_that_the_file_no_longer_names_is_not_judged(t
         await one.unknown(taken=True)
         await one.look(10)
 
-        assert {} == await weigh(one.one.gateway.store, {}, 0, "p")
+        assert {} == await weigh(one.one.gateway.store, {}, "p")

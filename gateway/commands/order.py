@@ -149,7 +149,7 @@ async def _evidence(store: Store, config: Config, order: Order) -> dict[str, obj
         return {"says": f"{order.provider} took it as {order.upstream_id} after it was given up"}
     if order.state is not State.UNKNOWN:
         return None
-    findings = await settle_.weigh(store, config.providers, now(), order.provider)
+    findings = await settle_.weigh(store, config.providers, order.provider)
     found = findings.get(order.id)
     decide = {
         Verdict.PLACED: f"{command} --placed, or with its id --upstream THEIR_ID",

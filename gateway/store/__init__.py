@@ -132,7 +132,7 @@ class Movement(msgspec.Struct, frozen=True):
 
     Attributes:
         order: the order that it belongs to, as it is now; ``None`` for a deposit.
-        since: the last time at which that order was known to be otherwise.
+        since: the last time at which its provider said that the order was otherwise.
 
     """
 

@@ -9,7 +9,7 @@ from gateway.store import Claim, Failure, Filter, Lease, Movement, Placed, Place
 from gateway.store.postgres_base import PostgresBase, hold
 from gateway.store.postgres_page import Made, repeated
 from gateway.store.postgres_rows import Connection, Sets, plain, select, things, types
-from gateway.store.rows import columns, from_row, listed, to_row
+from gateway.store.rows import HEARD, columns, from_row, listed, to_row
 
 _WORD = (
     "CASE WHEN state = 'unknown' OR (state = 'failed' AND status <> 'Canceled') "
@@ -35,7 +35,7 @@ _MOVED = select(
     "SELECT ",
     f"""SELECT CASE WHEN transfers."order" IS NULL THEN transfers.at ELSE coalesce((
         SELECT max(events.at) FROM events WHERE events."order" = transfers."order"
-        AND events.version < split_part(transfers.key, '/', 3)::bigint
+        AND events.version < split_part(transfers.key, '/', 3)::bigint AND kind IN ({HEARD})
     ), orders.created_at) END,
     {select(Order, "orders", "").removeprefix("SELECT ").removesuffix(" FROM orders ")}, """,
     1,

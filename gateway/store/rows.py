@@ -13,6 +13,8 @@ _encode = msgspec.json.encode
 _decode = msgspec.json.decode
 
 Value = str | int | bytes | None
+HEARD = "'accepted', 'status'"
+"""The events in which a provider says how an order is; the others prove nothing about it there."""
 
 
 def columns(kind: type[msgspec.Struct]) -> tuple[str, ...]:

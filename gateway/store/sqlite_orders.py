@@ -18,7 +18,7 @@ from gateway.store import (
     Placement,
     Step,
 )
-from gateway.store.rows import changed, from_row, to_row
+from gateway.store.rows import HEARD, changed, from_row, to_row
 from gateway.store.sqlite_books import NoFunds
 from gateway.store.sqlite_file import SqliteFile, hold, insert, select
 
@@ -272,7 +272,9 @@ class SqliteOrders(SqliteFile):
         """Return what was booked at a provider since, oldest first."""
         where = "owner = ? AND at >= ? AND code IN ('cost', 'rebate', 'deposit')"
         transfers = select(Transfer, "transfers", where) + " ORDER BY at, id LIMIT ?"
-        before = 'SELECT max(at) FROM events WHERE "order" = ? AND version < ?'
+        before = (
+            f'SELECT max(at) FROM events WHERE "order" = ? AND version < ? AND kind IN ({HEARD})'
+        )
 
         def run(db: apsw.Connection) -> list[Movement]:
             found = []
