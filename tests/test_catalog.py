@@ -291,6 +291,33 @@ async def test_an_order_that_waited_while_the_rate_rose_is_not_sent(
         assert [] == await one.audit()
 
 
+async def test_an_order_that_waited_counts_on_what_it_costs_by_then(tmp_path: Path) -> None:
+    """Its cost there, its place there and its cost in the books are of the latest rate."""
+    go_on = asyncio.Event()
+    reserved = []
+
+    async def hold(form: Form) -> object:
+        await go_on.wait()
+        reserved.append(one.gateway.router.lines["p"].reserved)
+        return {"order": int(form["link"][-1])}
+
+    file = yaml(", rate: 1.00", "", ", limits: {concurrency: 1}", "answer_within: 10s")
+    async with world(tmp_path, file, p=Panel(services=at("0.90"), add=hold)) as one:
+        first = asyncio.create_task(one.add(link="https://example.com/1"))
+        while not one.panels["p"].asked("add"):
+            await asyncio.sleep(0.01)
+        second = asyncio.create_task(one.add(link="https://example.com/2"))
+        while 2 not in await one.gateway.store.orders([2]):
+            await asyncio.sleep(0.01)
+        await rises(one, "p", "0.95")
+        go_on.set()
+
+        assert [{"order": 1}, {"order": 2}] == [await first, await second]
+        assert [90_000 + 90_000, 95_000] == reserved
+        assert (90_000, 95_000) == ((await one.order(1)).cost, (await one.order(2)).cost)
+        assert [] == await one.audit()
+
+
 async def test_the_next_route_is_left_out_when_it_has_risen_meanwhile(tmp_path: Path) -> None:
     """What counts is its rate when its turn comes."""
 

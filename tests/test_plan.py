@@ -62,7 +62,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         await store.keep_configuration(IN_FORCE, 1)
         for provider, rows in OFFERS.items():
             await store.save_offers(provider, rows, 1)
-        await store.give([Wanted("q", str(n), f"Q {n}", 10, 100) for n in (1, 2)], [1, 2])
+        await store.give([Wanted("q", str(n), f"Q {n}", 10, 100) for n in (2, 1)], [1, 2])
         for at, (name, tier) in enumerate([("ann", ""), ("bob", "gold"), ("cid", "iron")]):
             customer = Customer(id=0, name=name, tier=tier, created_at=1)
             assert await store.add_customer(customer, bytes([at]) * 32)
@@ -169,10 +169,10 @@ def test_another_name_is_told(run: Run) -> None:
 
 def test_an_id_that_means_something_else_by_now_is_refused_with_its_line(run: Run) -> None:
     """Customers have it from an import; the same service may keep it."""
-    text = f"{PROVIDERS}services:\n  10: {{routes: [p/1]}}\n  11: {{routes: [p/1, q/2]}}\n"
+    text = f"{PROVIDERS}services:\n  10: {{routes: [p/1]}}\n  11: {{routes: [p/1, q/1]}}\n"
     plan = told(run, text, 1)
 
-    line = "new.yaml:8:3: id 10 was given to q/1 by an import, and would mean another service"
+    line = "new.yaml:8:3: id 10 was given to q/2 by an import, and would mean another service"
     assert [f"{line}; give another id, or that route"] == plan["mistakes"]
     assert not plan["ok"]
     shown = run(text)
