@@ -34,6 +34,7 @@ from gateway.settle import Settler
 from gateway.store import Store
 from gateway.store.postgres import PostgresStore
 from gateway.store.sqlite import SqliteStore
+from gateway.sync import Sync
 from gateway.transitions import Following
 from gateway.upstream import Upstream
 
@@ -74,6 +75,7 @@ class Gateway:
         lines: Mapping[str, Line] = before.router.lines if before else {}
         self.router: Router = Router(config.providers, upstream, now, lines)
         self.shop = Shop(config, store, self.router, cache, now)
+        self.sync = Sync(store, self.router, self.shop, cache, now)
         self.orders = Orders(store, self.router, self.shop, promises, following, now)
         self.follow = Follow(
             store, self.router, self.shop, cache, following, promises.answer_within, now
@@ -83,7 +85,7 @@ class Gateway:
             config,
             store,
             self.router,
-            self.shop,
+            self.sync,
             self.orders,
             self.follow,
             self.settler,

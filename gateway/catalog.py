@@ -5,22 +5,21 @@ next one when providers' offers change.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 
 import msgspec
 import structlog
 
 from gateway import money, order_types, pricing
-from gateway.cache import CATALOG, Cache
+from gateway.cache import Cache
 from gateway.config import Config
 from gateway.config import Service as Declared
-from gateway.errors import CallFailed, Indeterminate
 from gateway.model import Action, Offer
 from gateway.order_form import Form, Limits
 from gateway.order_types import OrderType, Size
 from gateway.router import Router
-from gateway.store import Lease, Sighting, Store
+from gateway.store import Store
 from gateway.transitions import Choice
 
 log = structlog.get_logger()
@@ -309,15 +308,16 @@ class Shop:
         """The parameters that the owner has declared, beside those of the order types."""
         return self._parameters
 
-    async def refresh(self) -> None:
-        """Take up what is in the store, if it is newer than what is in force."""
+    async def refresh(self) -> bool:
+        """Take up what is in the store; returns whether that is newer than what was in force."""
         edition = await self._store.edition()
         if edition == self._edition:
-            return
+            return False
         offers = await self._store.offers()
         name = f"{self._config.digest[:16]}-{edition}"
         self.catalog = Catalog.make(self._config, offers, self._router.has, name)
         self._edition = edition
+        return True
 
     async def listed(self, tier: str) -> tuple[bytes, str]:
         """Return the list for a price group and its ETag; rendered once for all processes."""
@@ -332,30 +332,3 @@ class Shop:
         rendered = catalog.rendered(tier)
         await self._cache.put({key: rendered[0]}, ttl=3600)
         return rendered
-
-    async def sync(self, provider: str, under: Lease | None = None) -> tuple[int, Sequence[str]]:
-        """Fetch a provider's list and take it up; returns how many rows, and what was odd.
-
-        Raises ``CallFailed`` when the provider gave no list, or one that is not believed: then
-        what was offered before stays.
-        """
-        now = self._now()
-        try:
-            offers, odd = await self._router.services(provider)
-            known = len((await self._store.offers()).get(provider, {}))
-            free = sum(not offer.rate for offer in offers)
-            if len(offers) * 2 < known or not offers:
-                msg = f"{provider} lists {len(offers)} services instead of {known}: not believed"
-                raise Indeterminate(msg)
-            if free * 2 > len(offers):
-                msg = f"{provider} lists {free} of {len(offers)} services as free: not believed"
-                raise Indeterminate(msg)
-        except CallFailed as failure:
-            await self._store.sight([Sighting(provider, trouble=str(failure)[:200])])
-            raise
-        edition = await self._store.save_offers(provider, offers, now, under)
-        await self._store.sight([Sighting(provider, synced_at=now, offers=len(offers), trouble="")])
-        if edition != self._edition:
-            await self.refresh()
-            await self._cache.tell(CATALOG)
-        return len(offers), odd

@@ -132,7 +132,7 @@ class Synced(msgspec.Struct):
 
 async def _sync(gateway: Gateway, name: str) -> Synced:
     try:
-        rows, odd = await gateway.shop.sync(name)
+        rows, odd = await gateway.sync.fetch(name)
     except CallFailed as failure:
         return Synced(name, error=str(failure))
     return Synced(name, services=rows, left_out=list(odd))
