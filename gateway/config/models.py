@@ -27,6 +27,7 @@ from gateway.config.values import (
     Parameter,
     Patience,
     Percent,
+    Quarantine,
     Rate,
     Reach,
     Routing,
@@ -34,6 +35,7 @@ from gateway.config.values import (
     SettleMode,
     Span,
     Text,
+    Times,
     Unavailable,
     UnknownRefusals,
     Url,
@@ -118,6 +120,7 @@ class Provider(Block):
         low_balance: warn under this, in the provider's currency.
         max_unsettled: what its orders may cost that are not settled, in its currency; beyond it
             takes no new ones.
+        price_jump, quarantine: instead of the file's own, see ``Contents``.
 
     """
 
@@ -131,6 +134,8 @@ class Provider(Block):
     max_unsettled: Amount | None = None
     settle: Annotated[Settle, BLOCK] = Settle()
     markup: Percent | None = None
+    price_jump: Times | None = None
+    quarantine: Quarantine | None = None
     dialect: Annotated[Dialect, BLOCK] = Dialect()
 
 
@@ -246,12 +251,18 @@ class Contents(Block):
         currency: what customers are charged in.
         exchange_rates: one unit of each currency, in ``currency``.
         markup: where nothing more specific says otherwise; see ``pricing.markup``.
+        price_jump: how many times as much, or as little, a provider's rate may become before
+            somebody has to look at it.
+        quarantine: what becomes of a provider's service while a change of it waits for that: it
+            is kept as it was, or paused; where the file does not say, see ``firewall.paused``.
 
     """
 
     currency: Currency
     exchange_rates: Annotated[dict[Currency, Rate], BLOCK] = {}
     markup: Percent = Decimal(0)
+    price_jump: Times = Decimal(3)
+    quarantine: Quarantine | None = None
     every: Annotated[Every, BLOCK] = Every()
     providers: Annotated[dict[Name, Provider], BLOCK] = {}
     services: Annotated[dict[Id, Service], BLOCK] = {}
