@@ -178,7 +178,7 @@ def _offer(offer: Any) -> bool:
         and 0 <= offer.rate < 10**15
         and (Fraction(offer.rate) * 10**15).denominator == 1
         and _whole(offer.min, 0)
-        and _whole(offer.max, offer.min)
+        and _whole(offer.max, 0)
         and all(map(_flag, (offer.refill, offer.cancel, offer.dripfeed)))
     )
 
