@@ -75,7 +75,7 @@ class Gateway:
         lines: Mapping[str, Line] = before.router.lines if before else {}
         self.router: Router = Router(config.providers, upstream, now, lines)
         self.shop = Shop(config, store, self.router, cache, now)
-        self.sync = Sync(store, self.router, self.shop, cache, now)
+        self.sync = Sync(config, store, self.router, self.shop, cache, now)
         self.orders = Orders(store, self.router, self.shop, promises, following, now)
         self.follow = Follow(
             store, self.router, self.shop, cache, following, promises.answer_within, now

@@ -236,9 +236,9 @@ class Background:
     # --- what one process does ------------------------------------------------------------
 
     async def _catalog(self, provider: str, lease: Lease) -> None:
-        rows, odd = await self._sync.fetch(provider, lease)
-        if odd:
-            log.warning("rows left out", provider=provider, rows=rows, odd=list(odd[:10]))
+        found = await self._sync.fetch(provider, lease)
+        if odd := found.left_out:
+            log.warning("rows left out", provider=provider, rows=found.services, odd=list(odd[:10]))
 
     async def _statuses(self, provider: str, lease: Lease) -> None:
         if self._router.line(provider).resting:

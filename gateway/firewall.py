@@ -13,12 +13,9 @@ from typing import Literal
 
 import msgspec
 
-from gateway.model import Decision, Held, Offer
+from gateway.model import Decision, Held, Known, Offer
 from gateway.money import EXACT
 from gateway.order_types import fold
-
-Known = Mapping[str, tuple[Offer, int | None]]
-"""A provider's services by their ids there, each with the time since when it is gone."""
 
 _WORD = re.compile(r"\w+")
 _SHORT = 2

@@ -113,6 +113,10 @@ class Offer(msgspec.Struct, frozen=True, gc=False):
     description: str = ""
 
 
+Known = Mapping[str, tuple[Offer, int | None]]
+"""All that a provider has ever offered, by its ids, with the time since when each is gone."""
+
+
 class Decision(StrEnum):
     """What the owner says of a change that was held back."""
 

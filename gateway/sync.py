@@ -1,12 +1,40 @@
-"""A provider's list, fetched, judged, and taken up."""
+"""A provider's list, fetched, judged by the firewall, and taken up."""
 
 from collections.abc import Callable, Sequence
 
+import msgspec
+import structlog
+
+from gateway import firewall
 from gateway.cache import CATALOG, Cache
 from gateway.catalog import Shop
+from gateway.config import Config
 from gateway.errors import CallFailed, Indeterminate
+from gateway.firewall import Judged, Rules
+from gateway.model import Decision, Held, Known, Offer
+from gateway.offload import offload
 from gateway.router import Router
 from gateway.store import Lease, Sighting, Store
+
+log = structlog.get_logger()
+
+TOLD = 20
+"""Changes held back of which each is logged; of more, their number."""
+
+
+class Synced(msgspec.Struct, frozen=True):
+    """What became of a list.
+
+    Attributes:
+        services: rows that are in force now.
+        left_out: what was wrong with rows that could not be read.
+        held: changes that wait for the owner's word.
+
+    """
+
+    services: int
+    left_out: Sequence[str]
+    held: Sequence[Held]
 
 
 class Sync:
@@ -14,12 +42,14 @@ class Sync:
 
     def __init__(
         self,
+        config: Config,
         store: Store,
         router: Router,
         shop: Shop,
         cache: Cache,
         now: Callable[[], int],
     ) -> None:
+        self._config = config
         self._store = store
         self._router = router
         self._shop = shop
@@ -30,28 +60,79 @@ class Sync:
         """Take up what other processes have fetched."""
         await self._shop.refresh()
 
-    async def fetch(self, provider: str, under: Lease | None = None) -> tuple[int, Sequence[str]]:
-        """Fetch a provider's list and take it up; returns how many rows, and what was odd.
+    async def fetch(self, provider: str, under: Lease | None = None) -> Synced:
+        """Fetch a provider's list and take it up.
 
         Raises ``CallFailed`` when the provider gave no list, or one that is not believed: then
         what was offered before stays.
         """
         now = self._now()
+        waiting = {one.offer: one for one in await self._store.held(provider)}
         try:
             offers, odd = await self._router.services(provider)
-            known = len((await self._store.offers()).get(provider, {}))
-            free = sum(not offer.rate for offer in offers)
-            if len(offers) * 2 < known or not offers:
-                msg = f"{provider} lists {len(offers)} services instead of {known}: not believed"
-                raise Indeterminate(msg)
-            if free * 2 > len(offers):
-                msg = f"{provider} lists {free} of {len(offers)} services as free: not believed"
-                raise Indeterminate(msg)
+            known = await self._store.known_offers(provider)
+            await self._believe(provider, known, offers, waiting, now, under)
         except CallFailed as failure:
             await self._store.sight([Sighting(provider, trouble=str(failure)[:200])])
             raise
-        await self._store.save_offers(provider, offers, now, under)
-        await self._store.sight([Sighting(provider, synced_at=now, offers=len(offers), trouble="")])
+        rules = self._rules(provider)
+
+        def judged() -> Judged:
+            return firewall.judge(provider, known, offers, waiting, rules, now)
+
+        found = await offload(judged, len(offers))
+        await self._store.save_offers(provider, found.offers, now, under, held=found.held)
+        await self._store.sight(
+            [Sighting(provider, synced_at=now, offers=len(found.offers), trouble="")]
+        )
         if await self._shop.refresh():
             await self._cache.tell(CATALOG)
-        return len(offers), odd
+        undecided = [one for one in found.held if one.decision is Decision.NONE]
+        _tell(provider, [one for one in undecided if one.at == now])
+        return Synced(len(found.offers), odd, undecided)
+
+    def _rules(self, provider: str) -> Rules:
+        of_all, its_own = self._config, self._config.providers[provider]
+        return Rules(
+            its_own.price_jump or of_all.price_jump, its_own.quarantine or of_all.quarantine
+        )
+
+    async def _believe(
+        self,
+        provider: str,
+        known: Known,
+        offers: Sequence[Offer],
+        waiting: dict[str, Held],
+        now: int,
+        under: Lease | None,
+    ) -> None:
+        """Raise ``Indeterminate`` when a list is not believed, unless the owner has accepted it.
+
+        An empty one cannot be accepted: a provider without services is taken out of the file.
+        """
+        reason = firewall.disbelief(known, offers)
+        was = waiting.get("")
+        if not reason:
+            return
+        if offers:
+            if was and was.decision is Decision.ACCEPTED and len(offers) >= was.services:
+                return
+            if was is None or was.services != len(offers):
+                held = Held(provider, "", reason, services=len(offers), at=now)
+                await self._store.hold_back(held, under)
+        msg = f"{provider} {reason}: not believed"
+        raise Indeterminate(msg)
+
+
+def _tell(provider: str, fresh: Sequence[Held]) -> None:
+    for one in fresh[:TOLD]:
+        log.warning(
+            "a change is held back",
+            provider=provider,
+            service=one.offer,
+            reason=one.reason,
+            paused=one.paused,
+            decide=f"gateway catalog accept {one}, or reject",
+        )
+    if len(fresh) > TOLD:
+        log.warning("more changes are held back", provider=provider, changes=len(fresh) - TOLD)

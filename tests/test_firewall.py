@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import build
 from build import AT
 from gateway import firewall
-from gateway.firewall import Judged, Known, Rules
-from gateway.model import Decision, Held, Offer
+from gateway.firewall import Judged, Rules
+from gateway.model import Decision, Held, Known, Offer
 
 DAY = 86_400_000
 OLD = build.offer(name="Instagram Followers")

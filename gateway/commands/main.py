@@ -4,7 +4,17 @@ from typing import Annotated
 
 import typer
 
-from gateway.commands import books, customer, demo, order, provider, sandbox, serve, simulate
+from gateway.commands import (
+    books,
+    catalog,
+    customer,
+    demo,
+    order,
+    provider,
+    sandbox,
+    serve,
+    simulate,
+)
 from gateway.commands.terminal import FLAGS
 
 app = typer.Typer(
@@ -45,6 +55,7 @@ app.command()(provider.sync)
 app.add_typer(customer.app, name="customer")
 app.add_typer(order.app, name="order")
 app.add_typer(provider.app, name="provider")
+app.add_typer(catalog.app, name="catalog")
 app.command()(books.audit)
 
 

@@ -18,6 +18,7 @@ from gateway.errors import StoreUnavailable
 from gateway.store import Snapshot
 from gateway.store.postgres_base import Look
 from gateway.store.postgres_customers import PostgresCustomers
+from gateway.store.postgres_offers import PostgresOffers
 from gateway.store.postgres_orders import PostgresOrders
 from gateway.store.postgres_providers import PostgresProviders
 from gateway.store.postgres_rows import Connection, Raced, Row
@@ -191,7 +192,7 @@ def _unavailable(error: Exception) -> StoreUnavailable:
     return StoreUnavailable(f"PostgreSQL: {words or type(error).__name__}")
 
 
-class PostgresStore(PostgresOrders, PostgresCustomers, PostgresProviders):
+class PostgresStore(PostgresOrders, PostgresCustomers, PostgresProviders, PostgresOffers):
     """See ``Store``."""
 
     def __init__(self, url: str, patience: int) -> None:

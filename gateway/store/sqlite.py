@@ -18,6 +18,7 @@ from gateway.errors import StoreUnavailable
 from gateway.store import Snapshot
 from gateway.store.sqlite_books import Books, SqliteSnapshot
 from gateway.store.sqlite_customers import SqliteCustomers
+from gateway.store.sqlite_offers import SqliteOffers
 from gateway.store.sqlite_orders import SqliteOrders
 from gateway.store.sqlite_providers import SqliteProviders
 from gateway.store.writer import PATIENCE, Rehearsal, Writer, connect, migrate
@@ -25,7 +26,7 @@ from gateway.store.writer import PATIENCE, Rehearsal, Writer, connect, migrate
 T = TypeVar("T")
 
 
-class SqliteStore(SqliteOrders, SqliteCustomers, SqliteProviders):
+class SqliteStore(SqliteOrders, SqliteCustomers, SqliteProviders, SqliteOffers):
     """See ``Store``."""
 
     @classmethod
