@@ -27,6 +27,7 @@ from gateway.errors import ConfigError, StoreUnavailable
 from gateway.follow import Follow
 from gateway.limits import Limits
 from gateway.line import Line
+from gateway.listing import Listing
 from gateway.orders import Orders
 from gateway.router import Router
 from gateway.settings import Settings
@@ -74,8 +75,9 @@ class Gateway:
         self.now = now
         lines: Mapping[str, Line] = before.router.lines if before else {}
         self.router: Router = Router(config.providers, upstream, now, lines)
-        self.shop = Shop(config, store, self.router, cache, now)
-        self.sync = Sync(config, store, self.router, self.shop, cache, now)
+        self.shop = Shop(config, store, self.router, now)
+        self.listing = Listing(config, store, self.shop, now)
+        self.sync = Sync(config, store, self.router, self.shop, self.listing, cache, now)
         self.orders = Orders(store, self.router, self.shop, promises, following, now)
         self.follow = Follow(
             store, self.router, self.shop, cache, following, promises.answer_within, now
@@ -221,6 +223,7 @@ class Running:
             await _keep(self.gateway)
         self.gateway.cache.listen(self._hear)
         self.gateway.background.start(work=self._work)
+        self.gateway.listing.warm()
         self._changed(self.gateway)
         self._watch = asyncio.create_task(self._watching())
 
@@ -264,6 +267,7 @@ class Running:
         gateway = await before.changed(config)
         await _keep(gateway)
         self.gateway = gateway
+        gateway.listing.warm()
         self._changed(gateway)
         await before.background.stop()
         self.gateway.background.start(work=self._work)
@@ -325,6 +329,7 @@ class Application:
         self._endpoint = Endpoint(
             gateway.auth,
             gateway.shop,
+            gateway.listing,
             gateway.orders,
             gateway.follow,
             gateway.store,

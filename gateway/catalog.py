@@ -4,7 +4,6 @@ A ``Catalog`` is one edition, never changed; the ``Shop`` holds the edition in f
 next one when providers' offers change.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 
@@ -12,7 +11,6 @@ import msgspec
 import structlog
 
 from gateway import money, order_types, pricing
-from gateway.cache import Cache
 from gateway.config import Config
 from gateway.config import Service as Declared
 from gateway.model import Action, Offer
@@ -109,7 +107,6 @@ class Catalog:
     def __init__(self, services: Mapping[int, Service], edition: str) -> None:
         self.services = services
         self.edition = edition
-        self._rendered: dict[str, tuple[bytes, str]] = {}
 
     @classmethod
     def make(
@@ -126,44 +123,6 @@ class Catalog:
             if service is not None:
                 services[service_id] = service
         return cls(services, edition)
-
-    def rendered(self, tier: str) -> tuple[bytes, str]:
-        """Return the list as customers of a price group get it, and its ETag."""
-        found = self._rendered.get(tier)
-        if found is None:
-            body = msgspec.json.encode([_row(one, tier) for one in self.services.values()])
-            found = self._rendered[tier] = (body, etag(body))
-        return found
-
-    def keep(self, tier: str, body: bytes) -> tuple[bytes, str]:
-        """Take over a list that another process has rendered of the same edition."""
-        self._rendered[tier] = found = (body, etag(body))
-        return found
-
-    def knows(self, tier: str) -> bool:
-        """Tell whether the list of a price group is rendered already."""
-        return tier in self._rendered
-
-
-def etag(body: bytes) -> str:
-    """Return a strong entity tag of a body."""
-    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-
-
-def _row(service: Service, tier: str) -> dict[str, object]:
-    return {
-        "service": service.id,
-        "name": service.name,
-        "type": service.type.name,
-        "category": service.category,
-        "rate": money.rate_text(service.rate(tier)),
-        "min": str(service.min),
-        "max": str(service.max),
-        "refill": service.refill,
-        "cancel": service.cancel,
-        "dripfeed": service.dripfeed,
-        "desc": service.description,
-    }
 
 
 def _service(
@@ -277,13 +236,11 @@ class Shop:
         config: Config,
         store: Store,
         router: Router,
-        cache: Cache,
         now: Callable[[], int],
     ) -> None:
         self._config = config
         self._store = store
         self._router = router
-        self._cache = cache
         self._now = now
         self._edition = -1
         self._parameters = frozenset(
@@ -318,17 +275,3 @@ class Shop:
         self.catalog = Catalog.make(self._config, offers, self._router.has, name)
         self._edition = edition
         return True
-
-    async def listed(self, tier: str) -> tuple[bytes, str]:
-        """Return the list for a price group and its ETag; rendered once for all processes."""
-        tier = tier if tier in self._config.tiers else ""
-        catalog = self.catalog
-        if catalog.knows(tier) or not catalog.edition:
-            return catalog.rendered(tier)
-        key = f"services/{catalog.edition}/{tier}"
-        (body,) = await self._cache.get([key])
-        if body is not None:
-            return catalog.keep(tier, body)
-        rendered = catalog.rendered(tier)
-        await self._cache.put({key: rendered[0]}, ttl=3600)
-        return rendered

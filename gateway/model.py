@@ -157,7 +157,8 @@ class OfferChange(msgspec.Struct, frozen=True):
 
     Attributes:
         offer: the service's id there; empty for the provider's first list.
-        kind: ``first``, ``new``, ``gone``, ``back``, or the field of ``Offer`` that differs.
+        kind: ``first``, ``new``, ``gone``, ``back``, ``paused``, ``resumed``, or the field of
+            ``Offer`` that differs.
         before, after: the field's values as text; of ``new``, ``gone`` and ``back`` the rate, of
             ``first`` how many services.
 

@@ -11,6 +11,7 @@ from gateway.catalog import Shop
 from gateway.config import Config
 from gateway.errors import CallFailed, Indeterminate
 from gateway.firewall import Judged, Rules
+from gateway.listing import Listing
 from gateway.model import Decision, Held, Known, Offer
 from gateway.offload import offload
 from gateway.router import Router
@@ -46,6 +47,7 @@ class Sync:
         store: Store,
         router: Router,
         shop: Shop,
+        listing: Listing,
         cache: Cache,
         now: Callable[[], int],
     ) -> None:
@@ -53,12 +55,16 @@ class Sync:
         self._store = store
         self._router = router
         self._shop = shop
+        self._listing = listing
         self._cache = cache
         self._now = now
 
-    async def refresh(self) -> None:
-        """Take up what other processes have fetched."""
-        await self._shop.refresh()
+    async def refresh(self) -> bool:
+        """Take up what is in the store; returns whether that is news."""
+        news = await self._shop.refresh()
+        if news:
+            self._listing.warm()
+        return news
 
     async def fetch(self, provider: str, under: Lease | None = None) -> Synced:
         """Fetch a provider's list and take it up.
@@ -85,7 +91,7 @@ class Sync:
         await self._store.sight(
             [Sighting(provider, synced_at=now, offers=len(found.offers), trouble="")]
         )
-        if await self._shop.refresh():
+        if await self.refresh():
             await self._cache.tell(CATALOG)
         undecided = [one for one in found.held if one.decision is Decision.NONE]
         _tell(provider, [one for one in undecided if one.at == now])

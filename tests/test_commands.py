@@ -396,9 +396,11 @@ def test_changes_are_listed_by_age(quarantined: Run) -> None:
     quarantined("catalog", "accept", "p/2")
     listed = parsed(quarantined("catalog", "changes", "--since", "1d", "--json"))
 
-    assert [("p/2", "rate", "0.90", "0.01"), ("p", "first", "", "4")] == [
-        (row["id"], row["what"], row["before"], row["after"]) for row in listed
-    ]
+    assert [
+        ("p/2", "rate", "0.90", "0.01"),
+        ("p", "first", "", "4"),
+        ("p/1", "paused", "", ""),
+    ] == [(row["id"], row["what"], row["before"], row["after"]) for row in listed]
     assert [] == parsed(quarantined("catalog", "changes", "--provider", "q", "--json"))
     assert [] == parsed(quarantined("catalog", "changes", "--since", "2100-01-01", "--json"))
 
@@ -414,5 +416,5 @@ def test_a_service_is_shown_with_what_is_left_of_each_groups_rate(quarantined: R
     )
     assert {"margin": "0.00", "percent": "0.0%"} == route["margins"][""]
     assert {"margin": "0.90", "percent": "9.1%"} == route["margins"]["gold"]
-    assert ["rate"] == [row["what"] for row in shown["changes"]]
+    assert {"rate", "paused", "resumed"} == {row["what"] for row in shown["changes"]}
     assert "gold: 9.90 USD" in quarantined("catalog", "show", "101").stdout

@@ -140,6 +140,7 @@ async def opened(
         endpoint = Endpoint(
             gateway.auth,
             gateway.shop,
+            gateway.listing,
             gateway.orders,
             gateway.follow,
             gateway.store,

@@ -49,7 +49,14 @@ async def ask(
 ) -> httpx.Response:
     """Ask the endpoint from an address."""
     gateway = one.gateway
-    parts = (gateway.auth, gateway.shop, gateway.orders, gateway.follow, gateway.store)
+    parts = (
+        gateway.auth,
+        gateway.shop,
+        gateway.listing,
+        gateway.orders,
+        gateway.follow,
+        gateway.store,
+    )
     endpoint = Endpoint(*parts, Starlette(), limits=door)
     transport = httpx.ASGITransport(endpoint, client=(peer, 5))
     form = {"key": key or one.key, "action": "balance", **params}

@@ -825,6 +825,11 @@ async def test_a_paused_offer_is_not_for_sale_and_the_edition_says_so(store: Sto
     assert (second, second, third + 1) == (first + 1, third, fourth)
     assert {"alpha": {"1": likes, "2": views}} == await store.offers()
 
+    await store.save_offers("alpha", [likes, views], AT + 1, held=paused)
+    await store.decide(paused, Decision.ACCEPTED, AT + 2)
+
+    assert ["resumed", "paused"] == [one.kind for one in await store.changes(AT + 1)]
+
 
 async def test_an_accepted_change_is_in_force_at_once_and_remembered(store: Store) -> None:
     likes = build.offer("1")

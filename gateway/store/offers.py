@@ -1,6 +1,6 @@
 """What a store does for the providers' services: what they are, were, and may become."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -130,6 +130,16 @@ def difference(
         if before != after:
             changes.append(OfferChange(provider, offer.id, at, name, before, after))
     return Difference(offer.id, offer, changes)
+
+
+def pauses(
+    provider: str, before: Iterable[str], after: Iterable[str], at: int
+) -> list[OfferChange]:
+    """Return what is new about which services are paused."""
+    was, now = set(before), set(after)
+    return [OfferChange(provider, one, at, "paused") for one in sorted(now - was)] + [
+        OfferChange(provider, one, at, "resumed") for one in sorted(was - now)
+    ]
 
 
 def _text(name: str, value: object) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from gateway.model import Decision, Held, Known, Offer, OfferChange
 from gateway.store import Lease
-from gateway.store.offers import KEPT_CHANGES, Difference, chunks, compare, difference
+from gateway.store.offers import KEPT_CHANGES, Difference, chunks, compare, difference, pauses
 from gateway.store.postgres_base import Look, PostgresBase, hold
 from gateway.store.postgres_rows import Connection, Row, Sets, select, things, types
 from gateway.store.rows import columns, from_row, listed, to_row, to_value
@@ -36,7 +36,7 @@ _FOR_SALE = (
     "gone_at IS NULL AND NOT EXISTS (SELECT FROM quarantine AS held "
     "WHERE held.provider = offers.provider AND held.offer = offers.id AND held.paused)"
 )
-_PAUSED = "SELECT offer FROM quarantine WHERE provider = $1 AND paused ORDER BY offer"
+_PAUSED = "SELECT offer FROM quarantine WHERE provider = $1 AND paused"
 _DECIDED = {"provider": "text", "offer": "text", "offered": "text", "services": "bigint"}
 _DECIDE = f"""
     UPDATE quarantine SET decision = $1
@@ -84,12 +84,16 @@ class PostgresOffers(PostgresBase):
 
         async def finish(db: Connection) -> int:
             await hold(db, under)
-            before = await db.fetch(_PAUSED, provider)
+            before = [one for (one,) in await db.fetch(_PAUSED, provider)]
             await db.execute("DELETE FROM quarantine WHERE provider = $1", provider)
-            await _hold_back(db, held)
-            after = await db.fetch(_PAUSED, provider)
+            changes = pauses(provider, before, [one.offer for one in held if one.paused], at)
+            sets = Sets()
+            sets.add("held", _HOLD, _HELD, [to_row(one) for one in held])
+            sets.add("remembered", _REMEMBER, _CHANGE, [to_row(one) for one in changes])
+            if sets:
+                await db.fetchval(sets.statement(), *sets.bindings)
             await db.execute("DELETE FROM changes WHERE at < $1", at - KEPT_CHANGES)
-            return await _edition(db, [provider], changed=bool(found) or before != after)
+            return await _edition(db, [provider], changed=bool(found or changes))
 
         return await self._transact(finish)
 
@@ -132,7 +136,9 @@ class PostgresOffers(PostgresBase):
 
         async def run(db: Connection) -> None:
             await hold(db, under)
-            await _hold_back(db, [held])
+            sets = Sets()
+            sets.add("held", _HOLD, _HELD, [to_row(held)])
+            await db.fetchval(sets.statement(), *sets.bindings)
 
         await self._transact(run)
 
@@ -208,13 +214,6 @@ def _differences(provider: str, found: Sequence[Difference], at: int) -> Sets:
     return sets
 
 
-async def _hold_back(db: Connection, held: Sequence[Held]) -> None:
-    sets = Sets()
-    sets.add("held", _HOLD, _HELD, [to_row(one) for one in held])
-    if sets:
-        await db.fetchval(sets.statement(), *sets.bindings)
-
-
 async def _accept(db: Connection, held: Sequence[Held], at: int) -> None:
     """Put accepted changes in force, which wait no longer then."""
     by_provider: dict[str, dict[str, Offer]] = {}
@@ -226,6 +225,8 @@ async def _accept(db: Connection, held: Sequence[Held], at: int) -> None:
         rows = await db.fetch(_select(where), provider, list(offers))
         known = _known(rows).get(provider, {})
         found = [difference(provider, known.get(one), offer, at) for one, offer in offers.items()]
+        paused = [one.offer for one in held if one.provider == provider and one.paused]
+        found[0].changes.extend(pauses(provider, paused, [], at))
         sets = _differences(provider, found, at)
         await db.fetchval(sets.statement(), *sets.bindings)
         await db.execute(

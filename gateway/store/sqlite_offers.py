@@ -7,7 +7,7 @@ import apsw
 
 from gateway.model import Decision, Held, Known, Offer, OfferChange
 from gateway.store import Lease
-from gateway.store.offers import KEPT_CHANGES, Difference, chunks, compare, difference
+from gateway.store.offers import KEPT_CHANGES, Difference, chunks, compare, difference, pauses
 from gateway.store.rows import columns, from_row, listed, to_row, to_value
 from gateway.store.sqlite_file import SqliteFile, hold, select
 
@@ -55,12 +55,13 @@ class SqliteOffers(SqliteFile):
 
         def finish(db: apsw.Connection) -> int:
             hold(db, under)
-            before = db.execute(_PAUSED, (provider,)).fetchall()
+            before = [one for (one,) in db.execute(_PAUSED, (provider,))]
             db.execute("DELETE FROM quarantine WHERE provider = ?", (provider,))
             db.executemany(_HOLD, [to_row(one) for one in held])
-            after = db.execute(_PAUSED, (provider,)).fetchall()
+            changes = pauses(provider, before, [one.offer for one in held if one.paused], at)
+            db.executemany(_REMEMBER, [to_row(one) for one in changes])
             db.execute("DELETE FROM changes WHERE at < ?", (at - KEPT_CHANGES,))
-            return _edition(db, provider, changed=bool(found) or before != after)
+            return _edition(db, provider, changed=bool(found or changes))
 
         return await self._writer.do(finish)
 
@@ -127,6 +128,8 @@ class SqliteOffers(SqliteFile):
                 known = _offers(db, "provider = ? AND id = ?", one.provider, one.offer)
                 was = known.get(one.provider, {}).get(one.offer)
                 found = [difference(one.provider, was, one.offered, at)]
+                if one.paused:
+                    found[0].changes.extend(pauses(one.provider, [one.offer], [], at))
                 _write(one.provider, found, at, None, db)
                 _edition(db, one.provider, changed=True)
             return True
