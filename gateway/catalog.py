@@ -4,8 +4,10 @@ A ``Catalog`` is one edition, never changed; the ``Shop`` holds the edition in f
 next one when providers' offers change.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from functools import partial
 
 import msgspec
 import structlog
@@ -14,6 +16,7 @@ from gateway import money, order_types, pricing
 from gateway.config import Config
 from gateway.config import Service as Declared
 from gateway.model import Action, Offer
+from gateway.offload import offload
 from gateway.order_form import Form, Limits
 from gateway.order_types import OrderType, Size
 from gateway.router import Router
@@ -243,6 +246,9 @@ class Shop:
         self._router = router
         self._now = now
         self._edition = -1
+        self._editions: dict[str, int] = {}
+        self._offers: dict[str, dict[str, Offer]] = {}
+        self._refreshing = asyncio.Lock()
         self._parameters = frozenset(
             name
             for service in config.services.values()
@@ -267,11 +273,36 @@ class Shop:
 
     async def refresh(self) -> bool:
         """Take up what is in the store; returns whether that is newer than what was in force."""
-        edition = await self._store.edition()
-        if edition == self._edition:
-            return False
-        offers = await self._store.offers()
-        name = f"{self._config.digest[:16]}-{edition}"
-        self.catalog = Catalog.make(self._config, offers, self._router.has, name)
-        self._edition = edition
-        return True
+        async with self._refreshing:
+            edition = await self._store.edition()
+            if edition == self._edition:
+                return False
+            await self._load()
+            name = f"{self._config.digest[:16]}-{edition}"
+            make = partial(Catalog.make, self._config, self._offers, self._router.has, name)
+            self.catalog = await offload(make, len(self._config.services))
+            self._edition = edition
+            return True
+
+    async def _load(self) -> None:
+        """Read the offers of the providers whose lists have changed, as far as they are sold."""
+        editions = await self._store.editions()
+        names = [
+            name
+            for name in self._config.providers
+            if name in editions and editions[name] != self._editions.get(name)
+        ]
+        wanted = {
+            (route.provider, route.service)
+            for service in self._config.services.values()
+            for route in service.routes
+        }
+        whole = {one.provider for one in self._config.imports}
+        for name in names:
+            offers = (await self._store.offers([name])).get(name, {})
+            self._offers[name] = {
+                one: offer
+                for one, offer in offers.items()
+                if name in whole or (name, one) in wanted
+            }
+            self._editions[name] = editions[name]

@@ -19,7 +19,10 @@ _thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="heavy")
 
 
 async def offload(work: Callable[[], T], size: int) -> T:
-    """Do some work, in the thread if it is about more than a few things; returns its result."""
-    if size <= SMALL:
-        return work()
+    """Do some work, apart if it is about more than a few things; returns its result."""
+    return work() if size <= SMALL else await apart(work)
+
+
+async def apart(work: Callable[[], T]) -> T:
+    """Do some work in the thread, after what is there already."""
     return await asyncio.get_running_loop().run_in_executor(_thread, work)

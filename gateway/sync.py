@@ -1,5 +1,6 @@
 """A provider's list, fetched, judged by the firewall, and taken up."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -27,7 +28,7 @@ class Synced(msgspec.Struct, frozen=True):
     """What became of a list.
 
     Attributes:
-        services: rows that are in force now.
+        services: rows that could be read.
         left_out: what was wrong with rows that could not be read.
         held: changes that wait for the owner's word.
 
@@ -58,6 +59,8 @@ class Sync:
         self._listing = listing
         self._cache = cache
         self._now = now
+        # Fetched all at the same time, but taken up one after the other: see ``offload``.
+        self._one_by_one = asyncio.Lock()
 
     async def refresh(self) -> bool:
         """Take up what is in the store; returns whether that is news."""
@@ -72,15 +75,25 @@ class Sync:
         Raises ``CallFailed`` when the provider gave no list, or one that is not believed: then
         what was offered before stays.
         """
-        now = self._now()
-        waiting = {one.offer: one for one in await self._store.held(provider)}
         try:
             offers, odd = await self._router.services(provider)
-            known = await self._store.known_offers(provider)
-            await self._believe(provider, known, offers, waiting, now, under)
+            async with self._one_by_one:
+                held = await self._take_up(provider, offers, under)
         except CallFailed as failure:
             await self._store.sight([Sighting(provider, trouble=str(failure)[:200])])
             raise
+        if await self.refresh():
+            await self._cache.tell(CATALOG)
+        return Synced(len(offers), odd, held)
+
+    async def _take_up(
+        self, provider: str, offers: Sequence[Offer], under: Lease | None
+    ) -> list[Held]:
+        """Judge a list and write down what is believed; returns what waits for the owner's word."""
+        now = self._now()
+        waiting = {one.offer: one for one in await self._store.held(provider)}
+        known = await self._store.known_offers(provider)
+        await self._believe(provider, known, offers, waiting, now, under)
         rules = self._rules(provider)
 
         def judged() -> Judged:
@@ -88,14 +101,10 @@ class Sync:
 
         found = await offload(judged, len(offers))
         await self._store.save_offers(provider, found.offers, now, under, held=found.held)
-        await self._store.sight(
-            [Sighting(provider, synced_at=now, offers=len(found.offers), trouble="")]
-        )
-        if await self.refresh():
-            await self._cache.tell(CATALOG)
+        await self._store.sight([Sighting(provider, synced_at=now, offers=len(offers), trouble="")])
         undecided = [one for one in found.held if one.decision is Decision.NONE]
         _tell(provider, [one for one in undecided if one.at == now])
-        return Synced(len(found.offers), odd, undecided)
+        return undecided
 
     def _rules(self, provider: str) -> Rules:
         of_all, its_own = self._config, self._config.providers[provider]

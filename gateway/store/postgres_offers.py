@@ -47,8 +47,8 @@ _DECIDE = f"""
 """
 _BUMP = "UPDATE counters SET value = value + $1 WHERE name = 'offers' RETURNING value"
 _MARK = """
-    INSERT INTO counters VALUES ($1, $2)
-    ON CONFLICT (name) DO UPDATE SET value = excluded.value
+    INSERT INTO editions VALUES ($1, $2)
+    ON CONFLICT (provider) DO UPDATE SET edition = excluded.edition
 """
 
 
@@ -126,9 +126,7 @@ class PostgresOffers(PostgresBase):
 
     async def editions(self) -> dict[str, int]:
         """Return the edition in which each provider's offers have changed last."""
-        rows = await self._fetch(
-            "SELECT substr(name, 11), value FROM counters WHERE name LIKE 'offers of %'"
-        )
+        rows = await self._fetch("SELECT provider, edition FROM editions")
         return {provider: int(edition) for provider, edition in rows}
 
     async def hold_back(self, held: Held, under: Lease | None = None) -> None:
@@ -242,5 +240,5 @@ async def _edition(db: Connection, providers: Iterable[str], *, changed: bool) -
     edition: int = await db.fetchval(_BUMP, int(changed))
     if changed:
         for provider in providers:
-            await db.execute(_MARK, f"offers of {provider}", edition)
+            await db.execute(_MARK, provider, edition)
     return edition

@@ -92,9 +92,7 @@ class SqliteOffers(SqliteFile):
 
     async def editions(self) -> dict[str, int]:
         """Return the edition in which each provider's offers have changed last."""
-        rows = self._read(
-            "SELECT substr(name, 11), value FROM counters WHERE name GLOB 'offers of *'"
-        )
+        rows = self._read("SELECT provider, edition FROM editions")
         return {str(provider): int(edition) for provider, edition in rows}
 
     async def hold_back(self, held: Held, under: Lease | None = None) -> None:
@@ -189,7 +187,5 @@ def _edition(db: apsw.Connection, provider: str, *, changed: bool) -> int:
         ).get
     )
     if changed:
-        db.execute(
-            "INSERT OR REPLACE INTO counters VALUES (?, ?)", (f"offers of {provider}", edition)
-        )
+        db.execute("INSERT OR REPLACE INTO editions VALUES (?, ?)", (provider, edition))
     return edition

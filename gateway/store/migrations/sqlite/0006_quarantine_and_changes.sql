@@ -23,3 +23,11 @@ CREATE TABLE changes (
     PRIMARY KEY (provider, offer, at, kind)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX changes_by_time ON changes (at);
+
+-- In which edition of all offers each provider's have changed last.
+CREATE TABLE editions (
+    provider TEXT PRIMARY KEY,
+    edition INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO editions SELECT DISTINCT provider, (SELECT value FROM counters WHERE name = 'offers')
+    FROM offers;
