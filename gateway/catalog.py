@@ -26,7 +26,7 @@ from gateway.transitions import Choice
 log = structlog.get_logger()
 
 
-class Route(msgspec.Struct, frozen=True):
+class Route(msgspec.Struct, frozen=True, gc=False):
     """A provider's offer that can fulfil a service.
 
     Attributes:
@@ -43,7 +43,7 @@ class Route(msgspec.Struct, frozen=True):
     rate: Decimal
 
 
-class Service(msgspec.Struct, frozen=True):
+class Service(msgspec.Struct, frozen=True, gc=False):
     """Something that customers can order.
 
     Attributes:
@@ -292,17 +292,20 @@ class Shop:
             for name in self._config.providers
             if name in editions and editions[name] != self._editions.get(name)
         ]
-        wanted = {
-            (route.provider, route.service)
-            for service in self._config.services.values()
-            for route in service.routes
-        }
-        whole = {one.provider for one in self._config.imports}
         for name in names:
             offers = (await self._store.offers([name])).get(name, {})
-            self._offers[name] = {
-                one: offer
-                for one, offer in offers.items()
-                if name in whole or (name, one) in wanted
-            }
+            pick = partial(self._sold, name, offers)
+            self._offers[name] = await offload(pick, len(offers) + len(self._config.services))
             self._editions[name] = editions[name]
+
+    def _sold(self, provider: str, offers: Mapping[str, Offer]) -> dict[str, Offer]:
+        """Return those of a provider's offers that the owner may sell."""
+        if any(one.provider == provider for one in self._config.imports):
+            return dict(offers)
+        wanted = {
+            route.service
+            for service in self._config.services.values()
+            for route in service.routes
+            if route.provider == provider
+        }
+        return {one: offer for one, offer in offers.items() if one in wanted}

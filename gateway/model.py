@@ -152,7 +152,7 @@ class Held(msgspec.Struct, frozen=True):
         return f"{self.provider}/{self.offer}" if self.offer else self.provider
 
 
-class OfferChange(msgspec.Struct, frozen=True):
+class OfferChange(msgspec.Struct, frozen=True, gc=False):
     """One thing that has changed about a provider's service.
 
     Attributes:

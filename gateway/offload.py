@@ -6,14 +6,20 @@ catalogs goes through one.
 """
 
 import asyncio
-from collections.abc import Callable
+import gc
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
 
 SMALL = 500
 """Rows of a list that are judged or written out on the event loop itself: some milliseconds."""
+
+TURN = 0.001
+"""Seconds that a thread computes while the event loop waits for its turn."""
 
 _thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="heavy")
 
@@ -25,4 +31,29 @@ async def offload(work: Callable[[], T], size: int) -> T:
 
 async def apart(work: Callable[[], T]) -> T:
     """Do some work in the thread, after what is there already."""
-    return await asyncio.get_running_loop().run_in_executor(_thread, work)
+    with gently():
+        return await asyncio.get_running_loop().run_in_executor(_thread, work)
+
+
+@contextmanager
+def gently() -> Iterator[None]:
+    """Let the event loop have its turn sooner for as long as something heavy is under way.
+
+    Nor does the collector run, which would go through a million new things in one pause; nothing
+    that catalogs are made of needs it.
+    """
+    _Turns.heavy += 1
+    gc.disable()
+    sys.setswitchinterval(TURN)
+    try:
+        yield
+    finally:
+        _Turns.heavy -= 1
+        if not _Turns.heavy:
+            sys.setswitchinterval(_Turns.usual)
+            gc.enable()
+
+
+class _Turns:
+    heavy = 0
+    usual = sys.getswitchinterval()

@@ -13,8 +13,8 @@ from gateway.config import Config
 from gateway.errors import CallFailed, Indeterminate
 from gateway.firewall import Judged, Rules
 from gateway.listing import Listing
-from gateway.model import Decision, Held, Known, Offer
-from gateway.offload import offload
+from gateway.model import Decision, Held, Offer
+from gateway.offload import gently, offload
 from gateway.router import Router
 from gateway.store import Lease, Sighting, Store
 
@@ -64,7 +64,8 @@ class Sync:
 
     async def refresh(self) -> bool:
         """Take up what is in the store; returns whether that is news."""
-        news = await self._shop.refresh()
+        with gently():
+            news = await self._shop.refresh()
         if news:
             self._listing.warm()
         return news
@@ -78,7 +79,8 @@ class Sync:
         try:
             offers, odd = await self._router.services(provider)
             async with self._one_by_one:
-                held = await self._take_up(provider, offers, under)
+                with gently():
+                    held = await self._take_up(provider, offers, under)
         except CallFailed as failure:
             await self._store.sight([Sighting(provider, trouble=str(failure)[:200])])
             raise
@@ -93,13 +95,15 @@ class Sync:
         now = self._now()
         waiting = {one.offer: one for one in await self._store.held(provider)}
         known = await self._store.known_offers(provider)
-        await self._believe(provider, known, offers, waiting, now, under)
         rules = self._rules(provider)
 
-        def judged() -> Judged:
-            return firewall.judge(provider, known, offers, waiting, rules, now)
+        def judged() -> tuple[str, Judged]:
+            reason = firewall.disbelief(known, offers)
+            return reason, firewall.judge(provider, known, offers, waiting, rules, now)
 
-        found = await offload(judged, len(offers))
+        reason, found = await offload(judged, len(offers))
+        if reason:
+            await self._disbelieve(provider, reason, len(offers), waiting.get(""), now, under)
         await self._store.save_offers(provider, found.offers, now, under, held=found.held)
         await self._store.sight([Sighting(provider, synced_at=now, offers=len(offers), trouble="")])
         undecided = [one for one in found.held if one.decision is Decision.NONE]
@@ -112,28 +116,24 @@ class Sync:
             its_own.price_jump or of_all.price_jump, its_own.quarantine or of_all.quarantine
         )
 
-    async def _believe(
+    async def _disbelieve(
         self,
         provider: str,
-        known: Known,
-        offers: Sequence[Offer],
-        waiting: dict[str, Held],
+        reason: str,
+        services: int,
+        was: Held | None,
         now: int,
         under: Lease | None,
     ) -> None:
-        """Raise ``Indeterminate`` when a list is not believed, unless the owner has accepted it.
+        """Raise ``Indeterminate`` for a list, unless the owner has accepted one as short.
 
         An empty one cannot be accepted: a provider without services is taken out of the file.
         """
-        reason = firewall.disbelief(known, offers)
-        was = waiting.get("")
-        if not reason:
-            return
-        if offers:
-            if was and was.decision is Decision.ACCEPTED and len(offers) >= was.services:
+        if services:
+            if was and was.decision is Decision.ACCEPTED and services >= was.services:
                 return
-            if was is None or was.services != len(offers):
-                held = Held(provider, "", reason, services=len(offers), at=now)
+            if was is None or was.services != services:
+                held = Held(provider, "", reason, services=services, at=now)
                 await self._store.hold_back(held, under)
         msg = f"{provider} {reason}: not believed"
         raise Indeterminate(msg)

@@ -1,14 +1,26 @@
 """A provider's list on its way into the catalog: what it may do there, and what it may not."""
 
+import asyncio
+import contextlib
+import gzip
+import json
+import random
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from gateway import config
+from gateway.app import open_gateway
 from gateway.errors import CallFailed
 from gateway.model import Decision, Held
-from world import ROWS, YAML, Panel, World, world
+from gateway.settings import Settings
+from gateway.upstream import Upstream
+from wire import LIMIT, Peer, Talk, serve
+from world import ROWS, YAML, Form, Panel, World, world
 
 UNAVAILABLE = {"error": "Service is unavailable"}
 KEEP = YAML + "quarantine: keep\n"
@@ -180,3 +192,187 @@ async def test_a_list_that_is_not_believed_leaves_what_was_held_back_before(tmp_
 
         assert {"", "1"} == {held.offer for held in await one.gateway.store.held()}
         assert UNAVAILABLE == await one.add()
+
+
+# --- hostile --------------------------------------------------------------------------------------
+
+BOMB = gzip.compress(b"[" + b" " * (8 * LIMIT) + b"]")
+
+
+async def _endless(peer: Peer) -> None:
+    await peer.read()
+    await peer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        await peer.write(b"5\r\n     \r\n", pause=0.001)
+
+
+async def _enormous(peer: Peer) -> None:
+    await peer.read()
+    await peer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 500000000\r\n\r\n[")
+    while True:
+        await peer.write(b" " * 65_536)
+
+
+async def _bomb(peer: Peer) -> None:
+    await peer.read()
+    await peer.answer(BOMB, b"Content-Encoding: gzip")
+
+
+HOSTILE: dict[str, tuple[Talk, str]] = {
+    "endless": (_endless, "no answer within"),
+    "enormous": (_enormous, "more than"),
+    "a bomb": (_bomb, "more than"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_provider_stops_nobody(tmp_path: Path, name: str) -> None:
+    """Another one's list arrives while it keeps us busy, and nothing of its own is believed."""
+    talk, says = HOSTILE[name]
+
+    async def good(peer: Peer) -> None:
+        while await peer.read():
+            await peer.answer(json.dumps(ROWS).encode())
+
+    environment = {"KEY": "upstream-secret"}
+    async with serve(talk) as bad, serve(good) as fine:
+        yaml = (
+            "currency: USD\nproviders:\n"
+            f'  bad: {{adapter: api_v2, url: "{bad.url}", key: "${{KEY}}", timeout: 2s}}\n'
+            f'  fine: {{adapter: api_v2, url: "{fine.url}", key: "${{KEY}}"}}\n'
+            "services:\n  101: {routes: [fine/1]}\n"
+        )
+        owner = config.parse(yaml, "providers.yaml", environment, {"api_v2": "USD"})
+        settings = Settings(database_url=f"sqlite:///{tmp_path / 'gateway.db'}")
+        async with open_gateway(owner, settings, upstream=Upstream(largest=LIMIT)) as gateway:
+            busy = asyncio.create_task(gateway.sync.fetch("bad"))
+            while not bad.requests:
+                await asyncio.sleep(0.001)
+            synced = await gateway.sync.fetch("fine")
+            with pytest.raises(CallFailed, match=says):
+                await busy
+
+            assert (1, [101]) == (synced.services, list(gateway.shop.catalog.services))
+            assert {"fine"} == (await gateway.store.offers()).keys()
+
+
+# --- a week ---------------------------------------------------------------------------------------
+
+HOUR = 3_600_000
+THINGS = ("Instagram Followers", "TikTok Likes", "YouTube Views", "Telegram Members")
+WEEK = """
+currency: USD
+markup: 40%
+providers:
+  p: {adapter: api_v2, url: "http://panel/p", key: "${KEY}"}
+  q: {adapter: api_v2, url: "http://panel/q", key: "${KEY}"}
+services:
+"""
+
+
+class Hostile:
+    """A panel that changes what it lists as badly as it can, and knows what it really sells."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.honest = True
+        self.rows: dict[int, dict[str, Any]] = {
+            number: {
+                **ROWS[0],
+                "service": number,
+                "name": THINGS[number % 4],
+                "rate": f"{number}.00",
+            }
+            for number in range(1, 9)
+        }
+        self.sold: list[tuple[str, str]] = []
+        """What it did for each order of 1000, and what it charged: its list's row at the time."""
+
+    def lists(self, _: Form) -> Any:
+        if self.honest:
+            return list(self.rows.values())
+        roll = self.chance.random()
+        if roll < 0.1:
+            return []
+        if roll < 0.2:
+            return {"error": "maintenance"}
+        if roll < 0.3:
+            return httpx.Response(200, content=b'[{"service": 1, "na')
+        if roll < 0.4:
+            return list(self.rows.values())[:3]
+        for _ in range(3):
+            self._change(self.chance.choice(list(self.rows)))
+        return [row for row in self.rows.values() if not row.get("gone")]
+
+    def _change(self, number: int) -> None:
+        row = self.rows[number]
+        match self.chance.randrange(6):
+            case 0:
+                factor = self.chance.choice(["0.01", "0.5", "0.9", "1.2", "2", "5", "100"])
+                rate = min(
+                    max(Decimal(row["rate"]) * Decimal(factor), Decimal("0.01")), Decimal(50)
+                )
+                row["rate"] = f"{rate:.4f}"
+            case 1:
+                row["name"] = self.chance.choice(THINGS)
+            case 2:
+                row["min"], row["max"] = self.chance.choice([("50", "10000"), ("9", "8")])
+            case 3:
+                row["type"] = self.chance.choice(["Default", "Default", "Package"])
+            case 4:
+                row["gone"] = not row.get("gone")
+            case _:
+                row["rate"] = f"{number}.00"
+                row["name"] = THINGS[number % 4]
+
+    def add(self, form: Form) -> dict[str, Any]:
+        row = self.rows[int(form["service"])]
+        self.sold.append((row["name"], row["rate"]))
+        return {"order": 10_000 + len(self.sold)}
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_a_week_of_hostile_lists_costs_nothing_and_gives_no_id_another_meaning(
+    tmp_path: Path, seed: int
+) -> None:
+    """Orders are placed right after a list, so that what we believe is what the panel does.
+
+    Unless its list was not believed: then it may have changed since the last one that was.
+    """
+    chance = random.Random(seed)
+    hostile = {name: Hostile(chance) for name in ("p", "q")}
+    panels = {name: Panel(services=panel.lists, add=panel.add) for name, panel in hostile.items()}
+    yaml = WEEK + "".join(f"  {100 + n}: {{routes: [p/{n}, q/{n}]}}\n" for n in range(1, 9))
+    shown: dict[int, set[str]] = {}
+    sales = 0
+    async with world(tmp_path, yaml, money="100000", p=panels["p"], q=panels["q"]) as one:
+        for panel in hostile.values():
+            panel.honest = False
+        for _ in range(7 * 24 // 2):
+            one.clock.forward(2 * HOUR)
+            believed = set()
+            for name in panels:
+                with contextlib.suppress(CallFailed):
+                    await one.gateway.sync.fetch(name)
+                    believed.add(name)
+            if chance.random() < 0.05:
+                await decide(one, Decision.REJECTED)
+            for row in await one.api("services"):
+                shown.setdefault(row["service"], set()).add(row["name"])
+            if believed != panels.keys():
+                continue
+            for service in range(101, 109):
+                before = [len(panel.sold) for panel in hostile.values()]
+                funds = Decimal(await one.balance())
+                link = f"https://example.com/{service}/{one.clock()}"
+                await one.add(service=service, quantity=1000, link=link)
+                paid = funds - Decimal(await one.balance())
+                for panel, count in zip(hostile.values(), before, strict=True):
+                    for name, rate in panel.sold[count:]:
+                        sales += 1
+                        assert THINGS[service % 4] == name
+                        assert paid >= Decimal(rate)
+
+        assert sales > 40
+        assert {service: {THINGS[service % 4]} for service in shown} == shown
+        assert [] == await one.audit()

@@ -78,7 +78,7 @@ class Offers(Protocol):
         ...
 
 
-class Difference(msgspec.Struct, frozen=True):
+class Difference(msgspec.Struct, frozen=True, gc=False):
     """What is to be written of one service.
 
     Attributes:
