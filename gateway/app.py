@@ -27,6 +27,7 @@ from gateway.errors import ConfigError, StoreUnavailable
 from gateway.follow import Follow
 from gateway.limits import EXCHANGED, Limits
 from gateway.line import Line
+from gateway.listing import Listing
 from gateway.orders import Orders
 from gateway.router import Router
 from gateway.settings import Settings
@@ -34,6 +35,7 @@ from gateway.settle import Settler
 from gateway.store import Store
 from gateway.store.postgres import PostgresStore
 from gateway.store.sqlite import SqliteStore
+from gateway.sync import Sync
 from gateway.transitions import Following
 from gateway.upstream import Upstream
 
@@ -74,9 +76,9 @@ class Gateway:
         lines: Mapping[str, Line] = before.router.lines if before else {}
         self.router: Router = Router(config.providers, upstream, now, lines)
         self.limits = Limits(config.limits)
-        self.shop: Shop = Shop(
-            config, store, self.router, cache, now, before.shop if before else None
-        )
+        self.shop: Shop = Shop(config, store, self.router, now, before.shop if before else None)
+        self.listing = Listing(config, store, self.shop, now)
+        self.sync = Sync(config, store, self.router, self.shop, self.listing, cache, now)
         self.orders = Orders(store, self.router, self.shop, promises, following, now)
         self.follow = Follow(
             store, self.router, self.shop, cache, following, promises.answer_within, now
@@ -86,7 +88,7 @@ class Gateway:
             config,
             store,
             self.router,
-            self.shop,
+            self.sync,
             self.orders,
             self.follow,
             self.settler,
@@ -223,6 +225,7 @@ class Running:
             await _keep(self.gateway)
         self.gateway.cache.listen(self._hear)
         self.gateway.background.start(work=self._work)
+        self.gateway.listing.warm()
         self._changed(self.gateway)
         self._loops = [asyncio.create_task(one) for one in (self._watching(), self._exchanging())]
 
@@ -281,6 +284,7 @@ class Running:
         gateway = await before.changed(config)
         await _keep(gateway)
         self.gateway = gateway
+        gateway.listing.warm()
         self._changed(gateway)
         await before.background.stop()
         self.gateway.background.start(work=self._work)
@@ -342,6 +346,7 @@ class Application:
         self._endpoint = Endpoint(
             gateway.auth,
             gateway.shop,
+            gateway.listing,
             gateway.orders,
             gateway.follow,
             gateway.store,

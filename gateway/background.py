@@ -15,7 +15,6 @@ from decimal import Decimal
 import msgspec
 import structlog
 
-from gateway.catalog import Shop
 from gateway.config import Config
 from gateway.errors import CallFailed, LeaseLost, StoreUnavailable
 from gateway.follow import Follow
@@ -25,6 +24,7 @@ from gateway.orders import Orders
 from gateway.router import Router
 from gateway.settle import Settler
 from gateway.store import PRESENT, Lease, Store
+from gateway.sync import Sync
 
 log = structlog.get_logger()
 
@@ -64,7 +64,7 @@ class Background:
         config: Config,
         store: Store,
         router: Router,
-        shop: Shop,
+        sync: Sync,
         orders: Orders,
         follow: Follow,
         settler: Settler,
@@ -73,7 +73,7 @@ class Background:
         self._config = config
         self._store = store
         self._router = router
-        self._shop = shop
+        self._sync = sync
         self._orders = orders
         self._follow = follow
         self._settler = settler
@@ -209,7 +209,7 @@ class Background:
 
     async def _news(self) -> None:
         """Take up what other processes have seen and done."""
-        await self._shop.refresh()
+        await self._sync.refresh()
         await self._orders.take_back()
         seen = await self._store.sightings()
         limited = any(line.max_unsettled is not None for line in self._router.lines.values())
@@ -234,9 +234,9 @@ class Background:
     # --- what one process does ------------------------------------------------------------
 
     async def _catalog(self, provider: str, lease: Lease) -> None:
-        rows, odd = await self._shop.sync(provider, lease)
-        if odd:
-            log.warning("rows left out", provider=provider, rows=rows, odd=list(odd[:10]))
+        found = await self._sync.fetch(provider, lease)
+        if odd := found.left_out:
+            log.warning("rows left out", provider=provider, rows=found.services, odd=list(odd[:10]))
 
     async def _statuses(self, provider: str, lease: Lease) -> None:
         if self._router.line(provider).resting:

@@ -2,19 +2,19 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import structlog
 
 from gateway import imports, money
-from gateway.cache import CATALOG, Cache
 from gateway.config import Config
-from gateway.errors import CallFailed, Indeterminate
 from gateway.imports import Found, Given
-from gateway.model import Order
+from gateway.model import Offer, Order
+from gateway.offload import offload
 from gateway.order_form import Form
 from gateway.router import Router
 from gateway.services import Catalog, Service
-from gateway.store import Lease, Sighting, Store
+from gateway.store import Store
 from gateway.transitions import Choice
 
 log = structlog.get_logger()
@@ -62,20 +62,20 @@ class Shop:
         config: Config,
         store: Store,
         router: Router,
-        cache: Cache,
         now: Callable[[], int],
         before: "Shop | None" = None,
     ) -> None:
         self._config = config
         self._store = store
         self._router = router
-        self._cache = cache
         self._now = now
         if before and before.currency != config.currency:
             before = None  # amounts of another currency are no rates to keep to
         self._edition = -1
         self._synced: Mapping[str, int] = {}
         self._refreshing = asyncio.Lock()
+        self._editions: dict[str, int] = {}
+        self._offers: dict[str, dict[str, Offer]] = {}
         self.given: Given | None = before.given if before else None
         self.losing: set[tuple[int, str]] = before.losing if before else set()
         self.lately: Lately = before.lately if before else Lately()
@@ -132,24 +132,55 @@ class Shop:
 
     # --- kept fresh ---------------------------------------------------------------------------
 
-    async def refresh(self) -> None:
-        """Take up what is in the store, if it is newer than what is in force."""
+    async def refresh(self) -> bool:
+        """Take up what is in the store; returns whether that is newer than what was in force."""
         async with self._refreshing:
             self._synced = {
                 provider: one.synced_at or 0
                 for provider, one in (await self._store.sightings()).items()
             }
             edition = await self._store.edition()
-            if edition != self._edition:
-                offers = await self._store.offers()
-                name = f"{self._config.digest[:16]}-{edition}"
-                found = list(imports.find(self._config, offers))
-                given = await self._give(found)
-                catalog = Catalog.make(self._config, offers, self._router.has, name, found, given)
-                self._remember(self.catalog, catalog)
-                self.catalog = catalog
-                self._edition = edition
-                self._warn()
+            if edition == self._edition:
+                return False
+            await self._load()
+            size = len(self._config.services) + sum(map(len, self._offers.values()))
+            found = await offload(lambda: list(imports.find(self._config, self._offers)), size)
+            given = await self._give(found)
+            name = f"{self._config.digest[:16]}-{edition}"
+            can = self._router.has
+            make = partial(Catalog.make, self._config, self._offers, can, name, found, given)
+            catalog = await offload(make, size)
+            self._remember(self.catalog, catalog)
+            self.catalog = catalog
+            self._edition = edition
+            self._warn()
+            return True
+
+    async def _load(self) -> None:
+        """Read the offers of the providers whose lists have changed, as far as they are sold."""
+        editions = await self._store.editions()
+        names = [
+            name
+            for name in self._config.providers
+            if name in editions and editions[name] != self._editions.get(name)
+        ]
+        for name in names:
+            offers = (await self._store.offers([name])).get(name, {})
+            pick = partial(self._sold, name, offers)
+            self._offers[name] = await offload(pick, len(offers) + len(self._config.services))
+            self._editions[name] = editions[name]
+
+    def _sold(self, provider: str, offers: Mapping[str, Offer]) -> dict[str, Offer]:
+        """Return those of a provider's offers that the owner may sell."""
+        if any(one.provider == provider for one in self._config.imports):
+            return dict(offers)
+        wanted = {
+            route.service
+            for service in self._config.services.values()
+            for route in service.routes
+            if route.provider == provider
+        }
+        return {one: offer for one, offer in offers.items() if one in wanted}
 
     async def _give(self, found: Sequence[Found]) -> Given:
         """Have ids and names given to what has none yet; returns all that were ever given."""
@@ -195,44 +226,3 @@ class Shop:
                         cost=money.rate_text(service.routes[0].rate),
                         provider=service.routes[0].provider,
                     )
-
-    async def listed(self, tier: str) -> tuple[bytes, str]:
-        """Return the list for a price group and its ETag; rendered once for all processes."""
-        tier = tier if tier in self._config.tiers else ""
-        catalog = self.catalog
-        if catalog.knows(tier) or not catalog.edition:
-            return catalog.rendered(tier)
-        key = f"services/{catalog.edition}/{tier}"
-        (body,) = await self._cache.get([key])
-        if body is not None:
-            return catalog.keep(tier, body)
-        rendered = catalog.rendered(tier)
-        await self._cache.put({key: rendered[0]}, ttl=3600)
-        return rendered
-
-    async def sync(self, provider: str, under: Lease | None = None) -> tuple[int, Sequence[str]]:
-        """Fetch a provider's list and take it up; returns how many rows, and what was odd.
-
-        Raises ``CallFailed`` when the provider gave no list, or one that is not believed: then
-        what was offered before stays.
-        """
-        now = self._now()
-        try:
-            offers, odd = await self._router.services(provider)
-            known = len((await self._store.offers()).get(provider, {}))
-            free = sum(not offer.rate for offer in offers)
-            if len(offers) * 2 < known or not offers:
-                msg = f"{provider} lists {len(offers)} services instead of {known}: not believed"
-                raise Indeterminate(msg)
-            if free * 2 > len(offers):
-                msg = f"{provider} lists {free} of {len(offers)} services as free: not believed"
-                raise Indeterminate(msg)
-        except CallFailed as failure:
-            await self._store.sight([Sighting(provider, trouble=str(failure)[:200])])
-            raise
-        edition = await self._store.save_offers(provider, offers, now, under)
-        await self._store.sight([Sighting(provider, synced_at=now, offers=len(offers), trouble="")])
-        if edition != self._edition:
-            await self.refresh()
-            await self._cache.tell(CATALOG)
-        return len(offers), odd

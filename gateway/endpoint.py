@@ -20,6 +20,7 @@ from gateway.catalog import Shop
 from gateway.errors import CustomerError, ErrorText, StoreUnavailable
 from gateway.follow import Follow
 from gateway.limits import Limits, welcome
+from gateway.listing import Listing, part
 from gateway.model import Action, Customer
 from gateway.orders import Orders
 from gateway.store import Store
@@ -42,6 +43,7 @@ LONGEST_IDEMPOTENCY_KEY = 255
 LARGEST_ID = 2**63 - 1
 
 _JSON = (b"content-type", b"application/json; charset=utf-8")
+_LISTED = ((b"cache-control", b"private, no-cache"), (b"vary", b"accept-encoding"))
 _encode = msgspec.json.encode
 
 
@@ -91,6 +93,7 @@ class Endpoint:
         self,
         auth: Auth,
         shop: Shop,
+        listing: Listing,
         orders: Orders,
         follow: Follow,
         store: Store,
@@ -100,6 +103,7 @@ class Endpoint:
     ) -> None:
         self._auth = auth
         self._shop = shop
+        self._listing = listing
         self._orders = orders
         self._follow = follow
         self._store = store
@@ -189,12 +193,13 @@ class Endpoint:
     # --- the seven actions ------------------------------------------------------------------
 
     async def _services(self, asked: Asked) -> Answer:
-        body, tag = await self._shop.listed(asked.customer.tier)
-        headers = ((b"etag", tag.encode()), (b"cache-control", b"private, no-cache"))
-        wanted = asked.headers.get(b"if-none-match", b"").decode("latin-1")
-        if wanted and (wanted.strip() == "*" or tag in wanted):
+        body = await self._listing.listed(asked.customer.tier, part(asked.params))
+        accepted = asked.headers.get(b"accept-encoding", b"").decode("latin-1")
+        coded, coding, tag = body.coded(accepted)
+        headers = (*_LISTED, (b"etag", tag))
+        if body.known(asked.headers.get(b"if-none-match", b"").decode("latin-1")):
             return Answer(b"", NOT_MODIFIED, headers)
-        return Answer(body, 200, headers)
+        return Answer(coded, 200, (*headers, (b"content-encoding", coding)) if coding else headers)
 
     async def _add(self, asked: Asked) -> Answer:
         key = asked.headers.get(b"idempotency-key", b"").decode("latin-1").strip()

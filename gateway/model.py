@@ -87,8 +87,10 @@ class Refusal(msgspec.Struct, frozen=True):
         return Rejected(self.fault, self.text, self.words)
 
 
-class Offer(msgspec.Struct, frozen=True):
+class Offer(msgspec.Struct, frozen=True, gc=False):
     """One row of a provider's service list.
+
+    There may be a million of them, and none can be part of a cycle: the collector is spared them.
 
     Attributes:
         id: the provider's own id, as text.
@@ -109,6 +111,65 @@ class Offer(msgspec.Struct, frozen=True):
     cancel: bool | None = None
     dripfeed: bool | None = None
     description: str = ""
+
+
+Known = Mapping[str, tuple[Offer, int | None]]
+"""All that a provider has ever offered, by its ids, with the time since when each is gone."""
+
+
+class Decision(StrEnum):
+    """What the owner says of a change that was held back."""
+
+    NONE = ""
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A change of a provider's service, or a whole list, that waits for the owner's word.
+
+    Attributes:
+        offer: the service's id there; empty for a list.
+        reason: what is odd about it.
+        paused: the service is not sold by this route meanwhile; else it is as it was.
+        offered: how the provider has it now; ``None`` for a list.
+        services: how many a list had.
+        at: since when.
+
+    """
+
+    provider: str
+    offer: str
+    reason: str
+    paused: bool = False
+    offered: Offer | None = None
+    services: int = 0
+    at: int = 0
+    decision: Decision = Decision.NONE
+
+    def __str__(self) -> str:
+        """Return what it is called: ``provider/service``, or the provider alone for a list."""
+        return f"{self.provider}/{self.offer}" if self.offer else self.provider
+
+
+class OfferChange(msgspec.Struct, frozen=True, gc=False):
+    """One thing that has changed about a provider's service.
+
+    Attributes:
+        offer: the service's id there; empty for the provider's first list.
+        kind: ``first``, ``new``, ``gone``, ``back``, ``paused``, ``resumed``, or the field of
+            ``Offer`` that differs.
+        before, after: the field's values as text; of ``new``, ``gone`` and ``back`` the rate, of
+            ``first`` how many services.
+
+    """
+
+    provider: str
+    offer: str
+    at: int
+    kind: str
+    before: str = ""
+    after: str = ""
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -3,7 +3,6 @@
 A ``Catalog`` is one edition of it, never changed.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from operator import itemgetter
@@ -117,7 +116,6 @@ class Catalog:
     def __init__(self, services: Mapping[int, Service], edition: str) -> None:
         self.services = services
         self.edition = edition
-        self._rendered: dict[str, tuple[bytes, str]] = {}
 
     @classmethod
     def make(
@@ -143,44 +141,6 @@ class Catalog:
                 name = named(found, number, given, taken)
                 services[number] = _imported(number, found, name, config, prices, actions)
         return cls(services, edition)
-
-    def rendered(self, tier: str) -> tuple[bytes, str]:
-        """Return the list as customers of a price group get it, and its ETag."""
-        found = self._rendered.get(tier)
-        if found is None:
-            body = msgspec.json.encode([_row(one, tier) for one in self.services.values()])
-            found = self._rendered[tier] = (body, etag(body))
-        return found
-
-    def keep(self, tier: str, body: bytes) -> tuple[bytes, str]:
-        """Take over a list that another process has rendered of the same edition."""
-        self._rendered[tier] = found = (body, etag(body))
-        return found
-
-    def knows(self, tier: str) -> bool:
-        """Tell whether the list of a price group is rendered already."""
-        return tier in self._rendered
-
-
-def etag(body: bytes) -> str:
-    """Return a strong entity tag of a body."""
-    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-
-
-def _row(service: Service, tier: str) -> dict[str, object]:
-    return {
-        "service": service.id,
-        "name": service.name,
-        "type": service.type.name,
-        "category": service.category,
-        "rate": money.rate_text(service.rate(tier)),
-        "min": str(service.min),
-        "max": str(service.max),
-        "refill": service.refill,
-        "cancel": service.cancel,
-        "dripfeed": service.dripfeed,
-        "desc": service.description,
-    }
 
 
 Can = Callable[[str, Action], bool]

@@ -32,6 +32,9 @@ LARGEST = 64 * 1024 * 1024
 HEAD = 64 * 1024
 """Bytes that the status line and the headers of an answer may have."""
 
+LARGE = 1024 * 1024
+"""Bytes from which an answer is put together in a thread."""
+
 SLICE = 4 * 1024
 """Bytes that are decompressed at once: zlib makes at most a thousand times as many of them."""
 
@@ -161,14 +164,14 @@ class Upstream:
             msg = "compressed more than once"  # each layer may multiply the size by a thousand
             raise httpx.DecodingError(msg)
         if coding is None and isinstance(response.stream, _Whole):
-            return response.stream.content
+            return await _joined(response.stream.parts, response.stream.size)
         parts, size = [], 0
         async for part in response.aiter_bytes():
             size += len(part)
             if size > self._largest:
                 raise httpx.ReadError(_too_large(self._largest))
             parts.append(part)
-        return b"".join(parts)
+        return await _joined(parts, size)
 
 
 def _judge(request: httpx.Request | None, error: Exception | None, words: str) -> CallFailed:
@@ -187,6 +190,11 @@ def in_time(request: httpx.Request) -> None:
         raise httpx.ConnectError(msg)
 
 
+async def _joined(parts: list[bytes], size: int) -> bytes:
+    """Return the parts in one; a catalog's in a thread, since that takes long to copy."""
+    return await asyncio.to_thread(b"".join, parts) if size > LARGE else b"".join(parts)
+
+
 def _too_large(largest: int) -> str:
     return f"the answer has more than {largest} bytes"
 
@@ -194,13 +202,15 @@ def _too_large(largest: int) -> str:
 class _Whole(httpx.AsyncByteStream):
     """A body that is all there; it is handed on in slices, so that a decompressor stops in time."""
 
-    def __init__(self, content: bytes) -> None:
-        self.content = content
+    def __init__(self, parts: list[bytes]) -> None:
+        self.parts = parts
+        self.size = sum(map(len, parts))
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for start in range(0, len(self.content), SLICE):
-            yield self.content[start : start + SLICE]
-            await asyncio.sleep(0)  # decompressing a catalog must not hold up everybody else
+        for part in self.parts:
+            for start in range(0, len(part), SLICE):
+                yield part[start : start + SLICE]
+                await asyncio.sleep(0)  # decompressing a catalog must not hold up everybody else
 
 
 class Wire(httpx.AsyncBaseTransport):
@@ -435,9 +445,7 @@ class _Connection(asyncio.Protocol):
             waiter.set_result(outcome)
 
     def _response(self) -> httpx.Response:
-        return httpx.Response(
-            self._status, headers=self._headers, stream=_Whole(b"".join(self._parts))
-        )
+        return httpx.Response(self._status, headers=self._headers, stream=_Whole(self._parts))
 
     # --- from the parser --------------------------------------------------------------------
 

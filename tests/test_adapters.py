@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
@@ -735,3 +735,71 @@ def test_the_readers_know_the_place_of_every_id() -> None:
     assert {"2": {"order": 2}} == shapes.rows(call, [{"order": 2}, {"order": 3}])
     with pytest.raises(Indeterminate):
         shapes.rows(call, [{"order": 3}, {"order": 4}])
+
+
+# --- a long list ----------------------------------------------------------------------------------
+
+ROW_OF_ANY = {
+    "service": 1,
+    "name": 'quoted " and \\ and } ] , { [ \u00e9 \U0001f388 \n',
+    "rate": 26.879999999999999,
+    "desc": "x" * 300,
+    "cancel": None,
+    "refill": True,
+}
+
+
+@pytest.mark.parametrize("wrap", ["{}", " {} \n", '{{"status": "success", "data": {}}}'])
+@pytest.mark.parametrize("between", [",", " ,\n "])
+def test_a_long_list_is_read_like_a_short_one(wrap: str, between: str) -> None:
+    """Row by row, so that nobody has to wait for the whole."""
+    one = json.dumps(ROW_OF_ANY)
+    (row,) = cast("list[Any]", wild.parse(f"[{one}]".encode()))
+    body = wrap.format(f"[{between.join([one] * 1000)}]")
+    assert len(body) > wild.LARGE
+    found = wild.parse(body.encode())
+
+    assert [row] * 1000 == (found["data"] if isinstance(found, dict) else found)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("]", "]]"),
+        ("]", "] x"),
+        ("]", ""),
+        ("]", ",]"),
+        ("},{", "}{"),
+        ("},{", "},,{"),
+        ('"service"', "service"),
+        ("26.879999999999999", "NaN"),
+    ],
+)
+def test_a_long_list_is_json_to_its_end_or_nothing(old: str, new: str) -> None:
+    rows = ",".join(['{"service":1,"rate":26.879999999999999}'] * 10_000)
+    head, _, tail = f"[{rows}]".rpartition(old)
+    assert len(head) > wild.LARGE
+
+    with pytest.raises(ValueError, match="not JSON"):
+        wild.parse(f"{head}{new}{tail}".encode())
+
+
+def test_rows_within_rows_are_read_in_a_long_list_too() -> None:
+    row = {"service": 1, "more": {"a": [1, {"b": 2}]}, "desc": "x" * 1000}
+
+    assert [row] * 500 == wild.parse(json.dumps([row] * 500).encode())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" + b",".join([b"{}"] * (wild.MOST_ROWS + 2)) + b"]",
+        b'["' + b"x" * wild.ODDEST + b'"]',
+        b'{"services":["' + b"x" * wild.ODDEST + b'"]}',
+        b"[" * (wild.ODDEST + 1),
+    ],
+    ids=["too many rows", "one of enormous size", "wrapped", "only brackets"],
+)
+def test_a_list_beyond_all_measure_is_not_read(body: bytes) -> None:
+    with pytest.raises(ValueError, match="not JSON"):
+        wild.parse(body)

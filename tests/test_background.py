@@ -348,13 +348,13 @@ def test_a_late_list_replaces_no_newer_one(machine: Machine) -> None:
     asked = len(machine.panel.times("services"))
     first.run_until(lambda: len(machine.panel.times("services")) > asked)
 
-    machine.panel.answers["services"] = [ROWS[0] | {"rate": "5.00"}]
+    machine.panel.answers["services"] = [ROWS[0] | {"rate": "1.50"}]
     second = machine.process().start()
     second.run_for(2 * LEASE)
     first.run_for(1.5)
 
     offers = first.loop.run(first.gateway.store.offers())
-    assert "5.00" == str(offers["p"]["1"].rate)
+    assert "1.50" == str(offers["p"]["1"].rate)
 
 
 def test_a_late_balance_replaces_no_newer_one(machine: Machine) -> None:

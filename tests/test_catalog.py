@@ -48,7 +48,7 @@ def panel(rate: str = "1.00") -> Panel:
 async def now_at(one: World, rate: str) -> None:
     """Let the provider change its rate, and the gateway hear of it."""
     one.panels["p"].answers["services"] = at(rate)
-    await one.gateway.shop.sync("p")
+    await one.gateway.sync.fetch("p")
 
 
 async def shown(one: World) -> str:
@@ -141,7 +141,7 @@ async def test_a_service_that_is_back_dearer_costs_what_it_did_before(tmp_path: 
     """Whoever read the list before it vanished may order now."""
     async with world(tmp_path, yaml(more="markup: 50%"), p=panel()) as one:
         one.panels["p"].answers["services"] = [ROWS[0] | {"service": 2}]
-        await one.gateway.shop.sync("p")
+        await one.gateway.sync.fetch("p")
         assert UNAVAILABLE == await one.add()
         await now_at(one, "1.20")
 
@@ -350,7 +350,7 @@ async def test_a_catalog_that_is_too_old_is_listed_and_not_sold_from(tmp_path: P
         assert UNAVAILABLE == await one.add()
         assert "1.00" == await shown(one)
 
-        await one.gateway.shop.sync("p")
+        await one.gateway.sync.fetch("p")
         await one.gateway.shop.refresh()
         assert {"order": 2} == await one.add()
 
@@ -372,7 +372,7 @@ async def test_an_order_that_waits_is_not_sent_by_a_catalog_that_has_grown_too_o
         one.clock.forward(2 * DAY)
         assert 0 == await one.gateway.orders.dispatch()
 
-        await one.gateway.shop.sync("p")
+        await one.gateway.sync.fetch("p")
         await one.gateway.shop.refresh()
         assert 1 == await one.gateway.orders.dispatch()
 

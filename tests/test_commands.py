@@ -2,18 +2,20 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
 from gateway import transitions
 from gateway.commands.main import app
-from gateway.model import Offer, Order
+from gateway.model import Held, Offer, Order
 from gateway.store import Placement, Step
 from gateway.store.sqlite import SqliteStore
 
@@ -315,3 +317,104 @@ def test_a_database_of_another_kind_is_refused_plainly(run: Run) -> None:
 
     assert 1 == result.exit_code
     assert "give sqlite:///" in result.output
+
+
+# --- the catalog ----------------------------------------------------------------------------------
+
+OFFER = Offer("1", "Followers", "Default", "Instagram", Decimal("0.90"), 10, 1000)
+
+
+@pytest.fixture
+def quarantined(run: Run, tmp_path: Path) -> Run:
+    """Let a provider jump with one rate, fall with another, and shorten its list."""
+    offers = [OFFER, *(msgspec.structs.replace(OFFER, id=str(n)) for n in range(2, 5))]
+    dearer = msgspec.structs.replace(OFFER, rate=Decimal(9))
+    cheaper = msgspec.structs.replace(offers[1], rate=Decimal("0.01"))
+
+    async def go() -> None:
+        store = await SqliteStore.open(tmp_path / "gateway.db")
+        now = int(time.time() * 1000)
+        await store.save_offers("p", offers, now)
+        held = [
+            Held("p", "1", "its rate was 0.90 and is 9", paused=True, offered=dearer, at=now),
+            Held("p", "2", "its rate was 0.90 and is 0.01", offered=cheaper, at=now),
+        ]
+        await store.save_offers("p", offers, now, held=held)
+        await store.hold_back(Held("p", "", "lists 1 services instead of 4", services=1, at=now))
+        await store.close()
+
+    asyncio.run(go())
+    return run
+
+
+def test_what_waits_is_listed_and_counted(quarantined: Run) -> None:
+    listed = parsed(quarantined("catalog", "quarantine", "--json"))
+    (provider,) = parsed(quarantined("provider", "list", "--json"))
+
+    assert [("p", "as it was"), ("p/1", "paused"), ("p/2", "as it was")] == [
+        (row["id"], row["meanwhile"]) for row in listed
+    ]
+    assert 3 == provider["held_back"]
+    assert "its rate was 0.90 and is 9" in quarantined("catalog", "quarantine").stdout
+
+
+def test_the_owner_decides_and_is_not_asked_again(quarantined: Run) -> None:
+    assert ["p/1"] == parsed(quarantined("catalog", "accept", "p/1", "--json"))["accepted"]
+    assert ["p/2"] == parsed(quarantined("catalog", "reject", "p/2", "--json"))["rejected"]
+    assert ["p"] == parsed(quarantined("catalog", "accept", "--all", "--json"))["accepted"]
+    assert [] == parsed(quarantined("catalog", "quarantine", "--json"))
+    assert ["accepted", "rejected"] == [
+        row["decision"]
+        for row in parsed(quarantined("catalog", "quarantine", "--rejected", "--json"))
+    ]
+    shown = parsed(quarantined("catalog", "show", "101", "--json"))
+    assert "9.00" == shown["rates"][""]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["accept"], 2, "or say --all"),
+        (["reject", "p/1", "--all"], 2, "or say --all"),
+        (["accept", "p/1", "p/9"], 1, "not in quarantine: p/9"),
+        (["show", "7"], 1, "7 is not a service of ours"),
+        (["show", "101"], 1, "101 is unavailable"),
+        (["changes", "--since", "yesterday"], 2, "write an age like 1d"),
+    ],
+)
+def test_what_is_wrong_with_a_word_on_the_catalog_is_said(
+    quarantined: Run, words: list[str], code: int, says: str
+) -> None:
+    result = quarantined("catalog", *words)
+
+    assert code == result.exit_code
+    assert says in result.stderr
+    assert 3 == len(parsed(quarantined("catalog", "quarantine", "--json")))
+
+
+def test_changes_are_listed_by_age(quarantined: Run) -> None:
+    quarantined("catalog", "accept", "p/2")
+    listed = parsed(quarantined("catalog", "changes", "--since", "1d", "--json"))
+
+    assert [
+        ("p/2", "rate", "0.90", "0.01"),
+        ("p", "first", "", "4"),
+        ("p/1", "paused", "", ""),
+    ] == [(row["id"], row["what"], row["before"], row["after"]) for row in listed]
+    assert [] == parsed(quarantined("catalog", "changes", "--provider", "q", "--json"))
+    assert [] == parsed(quarantined("catalog", "changes", "--since", "2100-01-01", "--json"))
+
+
+def test_a_service_is_shown_with_what_is_left_of_each_groups_rate(quarantined: Run) -> None:
+    quarantined("catalog", "accept", "p/1")
+    shown = parsed(quarantined("catalog", "show", "101", "--json"))
+    (route,) = shown["routes"]
+
+    assert {"": "9.00", "gold": "9.90"} == shown["rates"]
+    assert ("p/1", "9", "USD", "9.00") == tuple(
+        route[name] for name in ("route", "rate", "currency", "cost")
+    )
+    assert {"margin": "0.00", "percent": "0.0%"} == route["margins"][""]
+    assert {"margin": "0.90", "percent": "9.1%"} == route["margins"]["gold"]
+    assert {"rate", "paused", "resumed"} == {row["what"] for row in shown["changes"]}
+    assert "gold: 9.90 USD" in quarantined("catalog", "show", "101").stdout

@@ -140,6 +140,7 @@ async def opened(
         endpoint = Endpoint(
             gateway.auth,
             gateway.shop,
+            gateway.listing,
             gateway.orders,
             gateway.follow,
             gateway.store,
@@ -168,7 +169,7 @@ async def trade(folder: Path, yaml: str = YAML) -> AsyncIterator[Trade]:
         async with opened(folder, yaml, clock) as (gateway, client):
             one = Trade(gateway, client, clock, panels, proxy)
             for provider in ("p", "q"):
-                await gateway.shop.sync(provider)
+                await gateway.sync.fetch(provider)
                 await gateway.settler.look(provider)
             one.key = await one.customer_with("100")
             yield one
@@ -471,13 +472,13 @@ async def test_a_list_is_taken_over_whole_or_the_last_one_stays_in_force(tmp_pat
     async with trade(tmp_path) as one:
         rate = "0.90"
         for number, name in enumerate(TROUBLES):
-            before, rate = rate, f"0.{number + 10}"
+            before, rate = rate, f"0.{number + 50}"
             behind(one, "services", service=1, rate=rate)
             async with trouble(one, name, "services"):
-                seen[name] = await attempt(one.gateway.shop.sync("p"))
+                seen[name] = await attempt(one.gateway.sync.fetch("p"))
                 (row,) = await one.api("services")
             assert (rate if seen[name] else before) == row["rate"]
-            await one.gateway.shop.sync("p")
+            await one.gateway.sync.fetch("p")
             (row,) = await one.api("services")
             assert rate == row["rate"]
 
@@ -531,7 +532,7 @@ async def test_after_a_storm_everything_comes_right_by_itself(tmp_path: Path, se
         one = Trade(gateway, client, Clock(), panels, proxy)
         one.key = await one.customer_with("100")
         for provider in ("p", "q"):
-            await gateway.shop.sync(provider)
+            await gateway.sync.fetch(provider)
         gateway.background.start()
         proxy.plan = storm(chance)
         answers: dict[str, Any] = {}

@@ -186,7 +186,7 @@ async def test_what_would_cost_more_than_it_is_sold_for_is_not_sent(tmp_path: Pa
     async with world(tmp_path, yaml) as one:
         await one.add()
         one.panels["p"].answers[LIST] = [ROWS[0] | {"rate": "1.01"}]
-        await one.gateway.shop.sync("p")
+        await one.gateway.sync.fetch("p")
 
         assert {"error": "Service is unavailable"} == await one.add(link="https://x.y/2")
         assert 1 == len(one.panels["p"].asked("add"))
@@ -203,7 +203,7 @@ async def test_a_list_that_cannot_be_true_changes_nothing(tmp_path: Path, answer
         before = await one.api("services")
         one.panels["p"].answers[LIST] = answer
         with pytest.raises(CallFailed):
-            await one.gateway.shop.sync("p")
+            await one.gateway.sync.fetch("p")
 
         assert before == await one.api("services")
         assert {"order": 1} == await one.add()

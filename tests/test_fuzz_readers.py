@@ -178,7 +178,7 @@ def _offer(offer: Any) -> bool:
         and 0 <= offer.rate < 10**15
         and (Fraction(offer.rate) * 10**15).denominator == 1
         and _whole(offer.min, 0)
-        and _whole(offer.max, offer.min)
+        and _whole(offer.max, 0)
         and all(map(_flag, (offer.refill, offer.cancel, offer.dripfeed)))
     )
 
@@ -500,6 +500,7 @@ class Talker:
 async def _buy(one: World, number: int) -> int:
     """Place an order, which its panel takes: it is asked, and answers in plain words."""
     await one.gateway.router.balance("p")  # else it would be known for answering nonsense
+    await one.gateway.sync.fetch("p")  # of an older catalog nothing is sold
     added = await one.add(link=f"https://x.com/{number}", **BOUGHT[number % len(BOUGHT)])
     assert ["order"] == list(added), added
     order: int = added["order"]

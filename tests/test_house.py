@@ -32,8 +32,8 @@ DOORS = {
     "sqlite3": (),  # the system's has a bug that loses data; apsw brings its own
     "asyncpg": ("store/postgres.py",),
 }
-EXACT = ("money.py", "pricing.py", "ledger.py", "adapters/")
-PURE = ("money.py", "pricing.py", "model.py", "errors.py", "adapters/")
+EXACT = ("money.py", "pricing.py", "firewall.py", "ledger.py", "adapters/")
+PURE = ("money.py", "pricing.py", "firewall.py", "model.py", "errors.py", "adapters/")
 PURE_IMPORTS = {
     *("abc", "bisect", "collections", "decimal", "enum", "fractions", "functools", "html"),
     *("itertools", "json", "operator", "re", "string", "types", "typing", "unicodedata"),

@@ -359,7 +359,7 @@ async def listed(one: World) -> dict[int, str]:
 async def takes(one: World, *services: str) -> None:
     """Let the provider list these, and the gateway hear of it."""
     one.panels["p"].answers["services"] = rows(*services)
-    await one.gateway.shop.sync("p")
+    await one.gateway.sync.fetch("p")
 
 
 async def test_a_service_that_vanishes_and_returns_has_its_id_and_no_other_gets_it(

@@ -56,7 +56,14 @@ async def ask(
 ) -> httpx.Response:
     """Ask the endpoint from an address."""
     gateway = one.gateway
-    parts = (gateway.auth, gateway.shop, gateway.orders, gateway.follow, gateway.store)
+    parts = (
+        gateway.auth,
+        gateway.shop,
+        gateway.listing,
+        gateway.orders,
+        gateway.follow,
+        gateway.store,
+    )
     endpoint = Endpoint(*parts, Starlette(), limits=door)
     transport = httpx.ASGITransport(endpoint, client=(peer, 5))
     form = {"key": key or one.key, "action": "balance", **params}
@@ -400,7 +407,7 @@ async def test_the_next_day_begins_anew(tmp_path: Path) -> None:
         one.clock.forward(day - one.clock.at % day)
         await one.add()
         one.clock.forward(day - 1)
-        await one.gateway.shop.sync("p")  # of an older catalog nothing is sold
+        await one.gateway.sync.fetch("p")  # of an older catalog nothing is sold
         assert NO_FUNDS == await one.add()
         one.clock.forward(1)
 

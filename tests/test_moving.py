@@ -22,7 +22,7 @@ from gateway import moving, transitions
 from gateway.app import open_store
 from gateway.errors import ConfigError
 from gateway.imports import Wanted
-from gateway.model import Customer, Offer, Refill, Report, Status
+from gateway.model import Customer, Held, Offer, Refill, Report, Status
 from gateway.store import Reading, Sighting, Snapshot, Step, Store
 from gateway.store.tables import LEFT, TABLES
 from gateway.transitions import Following
@@ -84,6 +84,7 @@ async def fill(url: str) -> None:
     await store.sight([Sighting("alpha", balance=5, currency="USD", balance_at=AT)])
     await store.add_reading(Reading("alpha", AT, AT + 1, 5, "USD", checked=True))
     await store.keep_configuration("currency: USD\n", AT)
+    await store.hold_back(Held("alpha", "1", "dearer", at=AT))
     await store.give([Wanted("alpha", "1", "Likes", 10_000, 20_000)], [101])
     await store.close()
 

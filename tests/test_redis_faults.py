@@ -70,12 +70,20 @@ async def serving(
     async with open_gateway(owner, settings, upstream=upstream, now=clock) as gateway:
         running = Running(gateway, settings, [], (), work=False)
         await running.start()
-        parts = (gateway.auth, gateway.shop, gateway.orders, gateway.follow, gateway.store)
-        endpoint = Endpoint(*parts, Starlette(), limits=gateway.limits)
+        endpoint = Endpoint(
+            gateway.auth,
+            gateway.shop,
+            gateway.listing,
+            gateway.orders,
+            gateway.follow,
+            gateway.store,
+            Starlette(),
+            limits=gateway.limits,
+        )
         transport = httpx.ASGITransport(endpoint, client=(AWAY, 5))
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
             world = World(gateway, {"p": one}, client, clock)
-            await gateway.shop.sync("p")
+            await gateway.sync.fetch("p")
             world.key = key or await world.customer_with("100")
             yield world
         await running.stop()

@@ -611,7 +611,7 @@ async def test_what_is_settled_is_at_risk_no_longer(tmp_path: Path) -> None:
     async with two(tmp_path, yaml(p="max_unsettled: 0.30", first=ALONE), p) as one:
         await add(one, range(3))
         await one.look()
-        await one.gateway.shop.sync("p")
+        await one.gateway.sync.fetch("p")
         assert UNAVAILABLE == await one.add(), "this process has not heard of it yet"
         await one.gateway.background._news()
 
@@ -824,7 +824,7 @@ async def test_an_order_that_is_tried_again_by_hand_waits_as_if_it_were_new(
         await dispatched(one)
         assert [State.FAILED] == await states(one, 1)
         one.clock.forward(24 * HOUR)
-        await one.gateway.shop.sync("p")
+        await one.gateway.sync.fetch("p")
         await one.gateway.shop.refresh()
         await one.step(1, transitions.retried(one.clock.at))
         one.clock.forward(HOUR // 2)

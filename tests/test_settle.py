@@ -301,7 +301,7 @@ async def test_nothing_is_concluded_while_an_order_cannot_be_asked_for(
     async with trade() as one:
         await one.add()
         await one.one.look()
-        await one.one.gateway.shop.sync("p")  # of an older catalog nothing is sold
+        await one.one.gateway.sync.fetch("p")  # of an older catalog nothing is sold
         await one.look()
         order = await one.unknown(taken=False)
         if denied:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +25,9 @@ from gateway.errors import (
 from gateway.model import (
     Code,
     Customer,
+    Decision,
+    Held,
+    Offer,
     Order,
     Refill,
     RefillStatus,
@@ -43,6 +47,7 @@ from gateway.store import (
     Step,
     Store,
 )
+from gateway.store.offers import CHUNK, KEPT_CHANGES
 from gateway.store.postgres import PostgresStore
 from gateway.store.sqlite import SqliteStore
 from gateway.store.writer import migrations
@@ -783,6 +788,169 @@ async def test_an_offer_keeps_what_its_provider_did_not_say(store: Store) -> Non
 
     assert {"alpha": {"1": said}} == await store.offers()
     assert said.dripfeed is None
+
+
+def held(offered: Offer, provider: str = "alpha", *, paused: bool = False, at: int = AT) -> Held:
+    return Held(provider, offered.id, "odd", paused=paused, offered=offered, at=at)
+
+
+async def test_what_is_held_back_waits_until_the_next_list(store: Store) -> None:
+    """A list brings all that is held back of its provider, and nothing of another's."""
+    likes, other = build.offer("1"), build.offer("2")
+    dearer = msgspec.structs.replace(likes, rate=Decimal("9.90"), refill=True, description="ä")
+    await store.save_offers("beta", [other], AT, held=[held(other, "beta")])
+    await store.save_offers("alpha", [likes], AT, held=[held(dearer)])
+
+    assert [held(dearer)] == await store.held("alpha")
+    assert [held(dearer), held(other, "beta")] == await store.held()
+
+    await store.save_offers("alpha", [likes], AT)
+
+    assert [held(other, "beta")] == await store.held()
+
+
+async def test_a_paused_offer_is_not_for_sale_and_the_edition_says_so(store: Store) -> None:
+    likes, views = build.offer("1"), build.offer("2")
+    first = await store.save_offers("alpha", [likes, views], AT)
+    paused = [held(likes, paused=True)]
+    second = await store.save_offers("alpha", [likes, views], AT, held=paused)
+
+    assert {"alpha": {"2": views}} == await store.offers()
+    assert {"alpha": {"2": views}} == await store.offers(["alpha", "beta"])
+    assert {"1": (likes, None), "2": (views, None)} == await store.known_offers("alpha")
+
+    third = await store.save_offers("alpha", [likes, views], AT, held=paused)
+    fourth = await store.save_offers("alpha", [likes, views], AT, held=[held(likes)])
+
+    assert (second, second, third + 1) == (first + 1, third, fourth)
+    assert {"alpha": {"1": likes, "2": views}} == await store.offers()
+
+    await store.save_offers("alpha", [likes, views], AT + 1, held=paused)
+    await store.decide(paused, Decision.ACCEPTED, AT + 2)
+
+    assert ["resumed", "paused"] == [one.kind for one in await store.changes(AT + 1)]
+
+
+async def test_an_accepted_change_is_in_force_at_once_and_remembered(store: Store) -> None:
+    likes = build.offer("1")
+    dearer = msgspec.structs.replace(likes, rate=Decimal("9.90"))
+    new = build.offer("2", rate="7")
+    before = await store.save_offers("alpha", [likes], AT, held=[held(dearer), held(new)])
+    decided = await store.decide([held(dearer), held(new)], Decision.ACCEPTED, AT + 1)
+
+    assert [held(dearer), held(new)] == decided
+    assert {"alpha": {"1": dearer, "2": new}} == await store.offers()
+    assert [] == await store.held()
+    assert before < await store.edition()
+    assert [("1", "rate", "0.90", "9.90"), ("2", "new", "", "7")] == [
+        (one.offer, one.kind, one.before, one.after) for one in await store.changes(AT + 1)
+    ]
+
+
+async def test_a_rejected_change_is_kept_with_what_was_said_of_it(store: Store) -> None:
+    likes = build.offer("1")
+    dearer = msgspec.structs.replace(likes, rate=Decimal("9.90"))
+    await store.save_offers("alpha", [likes], AT, held=[held(dearer)])
+    await store.decide([held(dearer)], Decision.REJECTED, AT)
+
+    assert [Decision.REJECTED] == [one.decision for one in await store.held()]
+    assert {"alpha": {"1": likes}} == await store.offers()
+
+
+async def test_what_has_changed_since_somebody_looked_cannot_be_accepted(store: Store) -> None:
+    """He has not seen what he would say yes to."""
+    likes = build.offer("1")
+    seen, newer = (msgspec.structs.replace(likes, rate=Decimal(rate)) for rate in ("9", "90"))
+    await store.save_offers("alpha", [likes], AT, held=[held(newer)])
+
+    for decision in (Decision.ACCEPTED, Decision.REJECTED):
+        assert [] == await store.decide([held(seen)], decision, AT)
+    assert [held(newer)] == await store.held()
+    assert {"alpha": {"1": likes}} == await store.offers()
+
+
+async def test_a_list_is_held_back_once_with_the_last_word_on_it(store: Store) -> None:
+    whole = Held("alpha", "", "lists 1 services instead of 9", services=1, at=AT)
+    await store.hold_back(whole)
+    await store.hold_back(whole)
+
+    assert [whole] == await store.held()
+    assert [whole] == await store.decide([whole], Decision.ACCEPTED, AT)
+    assert [Decision.ACCEPTED] == [one.decision for one in await store.held()]
+    assert {} == await store.offers()
+
+
+async def test_everything_that_changes_about_an_offer_is_remembered(store: Store) -> None:
+    """In the words of before and after; a first list in one line."""
+    likes = msgspec.structs.replace(build.offer("1"), refill=True)
+    other = msgspec.structs.replace(
+        likes, name="Views", rate=Decimal("1.10"), min=20, max=30, refill=False, cancel=True
+    )
+    views = build.offer("2", "Views", "3")
+    await store.save_offers("alpha", [likes], AT)
+    await store.save_offers("alpha", [other, views], AT + 1)
+    await store.save_offers("alpha", [other, views], AT + 2)
+    await store.save_offers("alpha", [other], AT + 3)
+    await store.save_offers("alpha", [other, views], AT + 4)
+    await store.save_offers("beta", [likes], AT + 4)
+
+    found = [
+        (one.provider, one.offer, one.at - AT, one.kind, one.before, one.after)
+        for one in await store.changes(AT)
+    ]
+    assert [
+        ("alpha", "2", 4, "back", "", "3"),
+        ("beta", "", 4, "first", "", "1"),
+        ("alpha", "2", 3, "gone", "3", ""),
+        ("alpha", "1", 1, "cancel", "", "true"),
+        ("alpha", "1", 1, "max", "10000", "30"),
+        ("alpha", "1", 1, "min", "10", "20"),
+        ("alpha", "1", 1, "name", "Likes", "Views"),
+        ("alpha", "1", 1, "rate", "0.90", "1.10"),
+        ("alpha", "1", 1, "refill", "true", "false"),
+        ("alpha", "2", 1, "new", "", "3"),
+        ("alpha", "", 0, "first", "", "1"),
+    ] == found
+
+
+async def test_changes_are_found_by_time_provider_and_id(store: Store) -> None:
+    likes, views = build.offer("1"), build.offer("2")
+    await store.save_offers("alpha", [likes], AT)
+    await store.save_offers("beta", [likes], AT)
+    await store.save_offers("alpha", [likes, views], AT + 1)
+    await store.save_offers("alpha", [], AT + 2)
+
+    assert {("alpha", "1"), ("alpha", "2")} == await store.changed_offers(AT + 1)
+    assert ("beta", "") in await store.changed_offers(AT)
+    assert ["first"] == [one.kind for one in await store.changes(0, provider="beta")]
+    of_views = await store.changes(0, provider="alpha", offer="2")
+    assert ["gone", "new"] == [one.kind for one in of_views]
+    assert of_views[:1] == await store.changes(0, provider="alpha", offer="2", limit=1)
+
+
+async def test_changes_of_long_ago_are_forgotten(store: Store) -> None:
+    await store.save_offers("alpha", [build.offer()], AT)
+    await store.save_offers("beta", [build.offer()], AT + KEPT_CHANGES + 1)
+
+    assert ["beta"] == [one.provider for one in await store.changes(0)]
+
+
+async def test_each_provider_has_an_edition_of_its_own(store: Store) -> None:
+    await store.save_offers("alpha", [build.offer()], AT)
+    await store.save_offers("beta", [build.offer()], AT)
+    await store.save_offers("alpha", [build.offer(rate="1")], AT)
+    await store.save_offers("beta", [build.offer()], AT)
+
+    assert {"alpha": 3, "beta": 2} == await store.editions()
+
+
+async def test_a_long_list_is_written_in_parts_and_whole_in_the_end(store: Store) -> None:
+    many = [build.offer(str(number)) for number in range(2 * CHUNK + 1)]
+    await store.save_offers("alpha", many, AT)
+    await store.save_offers("alpha", many[:1], AT)
+
+    assert {"alpha": {"0": many[0]}} == await store.offers()
+    assert 2 * CHUNK + 1 == len(await store.changes(0, limit=10**6))
 
 
 async def test_a_sighting_leaves_what_was_not_looked_at(store: Store) -> None:

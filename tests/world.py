@@ -196,6 +196,7 @@ async def world(
         endpoint = Endpoint(
             gateway.auth,
             gateway.shop,
+            gateway.listing,
             gateway.orders,
             gateway.follow,
             gateway.store,
@@ -206,7 +207,7 @@ async def world(
             one = World(gateway, panels, client, clock)
             if sync:
                 for provider in panels:
-                    await gateway.shop.sync(provider)
+                    await gateway.sync.fetch(provider)
             one.key = await one.customer_with(money, name)
             yield one
             await gateway.orders.drain(5)

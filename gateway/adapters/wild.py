@@ -20,7 +20,20 @@ Wild: TypeAlias = "bool | int | Decimal | str | list[Wild] | dict[str, Wild] | N
 """A JSON value of a provider, before anybody has looked at it."""
 
 BOM = b"\xef\xbb\xbf"
+LARGE = 256 * 1024
+"""Bytes from which a list is read row by row: the decoder lets nobody else work while it reads."""
+LARGEST_ROW = 64 * 1024
+MOST_ROWS = 200_000
+ODDEST = 16 * 1024 * 1024
+"""Bytes of the largest answer that is read at once, whatever its shape."""
 _DECODER: "msgspec.json.Decoder[Wild]" = msgspec.json.Decoder(float_hook=Decimal)
+
+_MAP: "msgspec.json.Decoder[dict[str, msgspec.Raw]]" = msgspec.json.Decoder(dict[str, msgspec.Raw])
+# A map without another one in it, and what follows it in a list.
+_ROW = re.compile(
+    rb'\s*+(\{(?:[^{}"]++|"(?:[^"\\]++|\\.)*+")*+\})\s*+([,\]])',
+    re.DOTALL,
+)
 
 # Wide enough for any number that ``number`` lets through; the default of 28 digits is not.
 _WIDE = decimal.Context(prec=60)
@@ -56,9 +69,38 @@ mistakes still fit into an account."""
 def parse(body: bytes) -> Wild:
     """Read one JSON value, floats as exact decimals; ``ValueError`` says why when it is none."""
     try:
-        return _DECODER.decode(body.removeprefix(BOM))
+        return _decoded(body.removeprefix(BOM))
     except (ValueError, ArithmeticError, RecursionError) as wrong:
         raise ValueError(f"not JSON: {wrong}") from None
+
+
+def _decoded(body: bytes) -> Wild:
+    if len(body) <= LARGE:
+        return _DECODER.decode(body)
+    if body[:1] == b"{" and len(body) <= ODDEST:
+        return {name: _listed(bytes(value)) for name, value in _MAP.decode(body).items()}
+    return _listed(body)
+
+
+def _listed(body: bytes) -> Wild:
+    """Read a long list of flat maps, one after the other; anything else at once."""
+    rows: list[Wild] = []
+    at = 1
+    while len(body) > LARGE and body[:1] == b"[":
+        found = _ROW.match(body, at, at + LARGEST_ROW)
+        if found is None:
+            break
+        rows.append(_DECODER.decode(found[1]))
+        if found[2] == b"]":
+            if body[found.end() :].strip():
+                raise ValueError("something stands behind the list")
+            return rows
+        if len(rows) > MOST_ROWS:
+            raise ValueError(f"a list of more than {MOST_ROWS} rows")
+        at = found.end()
+    if len(body) > ODDEST:
+        raise ValueError(f"{len(body)} bytes that are no list of rows")
+    return _DECODER.decode(body)
 
 
 def number(value: Wild) -> Decimal | None:

@@ -6,6 +6,7 @@ import typer
 
 from gateway.commands import (
     books,
+    catalog,
     customer,
     demo,
     order,
@@ -58,6 +59,7 @@ app.add_typer(customer.app, name="customer")
 app.add_typer(order.app, name="order")
 app.add_typer(provider.app, name="provider")
 app.add_typer(store.app, name="store")
+app.add_typer(catalog.app, name="catalog")
 app.command()(books.audit)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections import Counter
 from typing import Annotated
 
 import msgspec
@@ -24,6 +25,7 @@ from gateway.commands.terminal import (
     show_table,
 )
 from gateway.errors import CallFailed, TransferConflict
+from gateway.model import Decision
 from gateway.money import MILLION, Money, text
 from gateway.store import Sighting
 
@@ -38,6 +40,7 @@ async def list_(json: Json = False) -> None:  # noqa: FBT002
         seen = await store.sightings()
         in_flight = await store.in_flight()
         at_risk = await store.at_risk()
+        held = Counter(one.provider for one in await store.held() if one.decision is Decision.NONE)
     rows = []
     for name, provider in config.providers.items():
         one = seen.get(name, Sighting(name))
@@ -63,6 +66,7 @@ async def list_(json: Json = False) -> None:  # noqa: FBT002
                 "unsettled": text(at_risk.get(name, 0)),
                 "services": one.offers,
                 "last_sync": moment(one.synced_at),
+                "held_back": held[name],
             }
         )
     if json:
@@ -81,6 +85,7 @@ async def list_(json: Json = False) -> None:  # noqa: FBT002
                 "unsettled>",
                 "services>",
                 "last sync",
+                "held back>",
             ),
             [tuple(row.values()) for row in rows],
         )
@@ -128,14 +133,16 @@ class Synced(msgspec.Struct):
     services: int | None = None
     error: str | None = None
     left_out: list[str] = []
+    held_back: list[str] = []
 
 
 async def _sync(gateway: Gateway, name: str) -> Synced:
     try:
-        rows, odd = await gateway.shop.sync(name)
+        found = await gateway.sync.fetch(name)
     except CallFailed as failure:
         return Synced(name, error=str(failure))
-    return Synced(name, services=rows, left_out=list(odd))
+    held = [f"{one}: {one.reason}" for one in found.held]
+    return Synced(name, services=found.services, left_out=list(found.left_out), held_back=held)
 
 
 @command
@@ -161,12 +168,17 @@ async def sync(
     else:
         show_table(
             "Catalogs",
-            ("provider", "services>", "left out>", "trouble"),
-            [(one.provider, one.services, len(one.left_out), one.error) for one in results],
+            ("provider", "services>", "left out>", "held back>", "trouble"),
+            [
+                (one.provider, one.services, len(one.left_out), len(one.held_back), one.error)
+                for one in results
+            ],
         )
         for one in results:
             for words in one.left_out:
                 err.print(f"{one.provider}: left out: {words}", markup=False)
+            for words in one.held_back:
+                err.print(f"held back: {words}", markup=False)
         if missing:
             err.print(f"unavailable: services {', '.join(map(str, missing))}", markup=False)
     if any(one.error for one in results):

@@ -33,6 +33,7 @@ from gateway.config.values import (
     Parameter,
     Patience,
     Percent,
+    Quarantine,
     Rate,
     Reach,
     Routing,
@@ -41,6 +42,7 @@ from gateway.config.values import (
     Span,
     Template,
     Text,
+    Times,
     Unavailable,
     UnknownRefusals,
     Url,
@@ -148,6 +150,7 @@ class Provider(Block):
         low_balance: warn under this, in the provider's currency.
         max_unsettled: what its orders may cost that are not settled, in its currency; beyond it
             takes no new ones.
+        price_jump, quarantine: instead of the file's own, see ``Contents``.
 
     """
 
@@ -162,6 +165,8 @@ class Provider(Block):
     settle: Annotated[Settle, BLOCK] = Settle()
     markup: Markup | None = None
     tiers: Annotated[dict[Name, Tier], BLOCK] = {}
+    price_jump: Times | None = None
+    quarantine: Quarantine | None = None
     dialect: Annotated[Dialect, BLOCK] = Dialect()
 
     @property
@@ -324,6 +329,10 @@ class Contents(Block):
         exchange_rates: one unit of each currency, in ``currency``.
         markup: where nothing more specific says otherwise; see ``pricing``.
         round: a multiple of this is what every rate is, unless it is a fixed one.
+        price_jump: how many times as much, or as little, a provider's rate may become before
+            somebody has to look at it.
+        quarantine: what becomes of a provider's service while a change of it waits for that: it
+            is kept as it was, or paused; where the file does not say, see ``firewall.paused``.
 
     """
 
@@ -331,6 +340,8 @@ class Contents(Block):
     exchange_rates: Annotated[dict[Currency, Rate], BLOCK] = {}
     markup: Markup = {Decimal(0): Decimal(0)}
     round: Rate | None = None
+    price_jump: Times = Decimal(3)
+    quarantine: Quarantine | None = None
     every: Annotated[Every, BLOCK] = Every()
     providers: Annotated[dict[Name, Provider], BLOCK] = {}
     services: Annotated[dict[Id, Service], BLOCK] = {}

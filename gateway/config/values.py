@@ -88,6 +88,7 @@ _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|d|)")
 _DECIMAL = re.compile(r"(-?)[0-9]{1,15}(\.[0-9]{1,15})?")
 _WHOLE = re.compile(r"0|[1-9][0-9]{0,17}")
 _PERCENT = re.compile(r"(-?[0-9]{1,6}(?:\.[0-9]{1,9})?) ?%")
+_TIMES = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?[x×]?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CURRENCY = re.compile(r"[A-Z]{3,5}")
 _PARAMETER = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -154,6 +155,14 @@ def _from_nothing(steps: Mapping[object, object]) -> None:
         raise said("two steps begin at the same rate; remove one of them")
     if Decimal(0) not in starts:
         raise said("no step begins at 0, so that small rates have no markup; add one, as 0: 40%")
+
+
+def _times(text: str) -> Decimal:
+    found = _TIMES.fullmatch(text)
+    if found is None or Decimal(found[1]) <= 1:
+        msg = f"{shown(text)} is not a factor above 1; write one such as 3x"
+        raise ValueError(msg)
+    return Decimal(found[1])
 
 
 def amount(*, zero: bool) -> BeforeValidator:
@@ -295,6 +304,7 @@ Percent = Annotated[Decimal, scalar(percent)]
 Rate = Annotated[Decimal, amount(zero=False)]
 Amount = Annotated[Decimal, amount(zero=True)]
 Markup = Annotated[dict[Amount, Percent], BeforeValidator(stepped)]
+Times = Annotated[Decimal, scalar(_times)]
 Flag = Annotated[bool, scalar(_flag)]
 Text = Annotated[str, scalar(_text)]
 NameTemplate = Annotated[str, _template("{name}")]
@@ -326,5 +336,6 @@ Routing = Annotated[Literal["preferred", "cheapest"], choice("preferred", "cheap
 Unavailable = Annotated[Literal["refuse", "queue"], choice("refuse", "queue")]
 UnknownRefusals = Annotated[Literal["stop", "next"], choice("stop", "next")]
 SettleMode = Annotated[Literal["suggest", "auto"], choice("suggest", "auto")]
+Quarantine = Annotated[Literal["keep", "pause"], choice("keep", "pause")]
 Blame = Annotated[Fault, choice(Fault.CUSTOMER, Fault.ACCOUNT, Fault.SERVICE, Fault.BUSY)]
 Duplicates = Annotated[Literal["allow", "same", "reject"], choice("allow", "same", "reject")]

@@ -69,6 +69,7 @@ class Process:
         self._endpoint = Endpoint(
             auth,
             gateway.shop,
+            gateway.listing,
             gateway.orders,
             gateway.follow,
             store,

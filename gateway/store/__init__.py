@@ -13,8 +13,9 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from gateway.errors import ErrorText
-from gateway.model import Customer, Event, Offer, Order, Refill, State, Transfer
+from gateway.model import Customer, Event, Order, Refill, State, Transfer
 from gateway.store.imports import Imports
+from gateway.store.offers import Offers
 
 T = TypeVar("T")
 Row = Sequence[Any]
@@ -223,7 +224,7 @@ class Snapshot(Protocol):
         ...
 
 
-class Store(Imports, Protocol):
+class Store(Imports, Offers, Protocol):
     """The truth. Every implementation passes the same tests."""
 
     # --- orders and money: many at once, in one commit ---
@@ -380,20 +381,6 @@ class Store(Imports, Protocol):
         ...
 
     # --- providers ---
-
-    async def save_offers(
-        self, provider: str, offers: Sequence[Offer], at: int, under: Lease | None = None
-    ) -> int:
-        """Replace a provider's offers; those not in the list are gone. Returns the new edition."""
-        ...
-
-    async def offers(self) -> dict[str, dict[str, Offer]]:
-        """Return every provider's offers that are not gone, by their ids."""
-        ...
-
-    async def edition(self) -> int:
-        """Return a number that grows whenever offers change."""
-        ...
 
     async def sight(self, sightings: Sequence[Sighting]) -> None:
         """Write what was seen of providers, keeping what was not looked at."""

@@ -21,6 +21,7 @@ from gateway.store.postgres_base import Look
 from gateway.store.postgres_customers import PostgresCustomers
 from gateway.store.postgres_imports import PostgresImports
 from gateway.store.postgres_loading import PostgresLoading
+from gateway.store.postgres_offers import PostgresOffers
 from gateway.store.postgres_orders import PostgresOrders
 from gateway.store.postgres_providers import PostgresProviders
 from gateway.store.postgres_rows import Connection, Raced, Row
@@ -214,6 +215,7 @@ class PostgresStore(
     PostgresCustomers,
     PostgresProviders,
     PostgresImports,
+    PostgresOffers,
     PostgresLoading,
 ):
     """See ``Store``."""

@@ -2,25 +2,13 @@
 
 from collections.abc import Sequence
 
-from gateway.model import Offer
 from gateway.store import Lease, Reading, Sighting
-from gateway.store.postgres_base import Look, PostgresBase, hold
+from gateway.store.postgres_base import PostgresBase, hold
 from gateway.store.postgres_rows import Connection, Sets, select, things, types
-from gateway.store.rows import columns, from_row, listed, to_row
+from gateway.store.rows import columns, to_row
 
 KEPT_READINGS = 30 * 24 * 3600 * 1000
 
-_OFFER = {"provider": "text", **types(Offer)}
-_SAVE = f"""
-    INSERT INTO offers ({listed(tuple(_OFFER))}) SELECT * FROM {{new}}
-    ON CONFLICT (provider, id) DO UPDATE SET
-    {", ".join(f'"{name}" = excluded."{name}"' for name in types(Offer))}, gone_at = NULL
-"""
-_GO = """
-    UPDATE offers SET gone_at = new.at FROM {new}
-    WHERE (offers.provider, offers.id) = (new.provider, new.id)
-"""
-_GONE = {"at": "bigint", "provider": "text", "id": "text"}
 _SEEN = types(Sighting)
 _SIGHT = f"""
     UPDATE sightings SET
@@ -48,58 +36,6 @@ _LEASE = """
 
 class PostgresProviders(PostgresBase):
     """See ``Store``."""
-
-    async def save_offers(
-        self, provider: str, offers: Sequence[Offer], at: int, under: Lease | None = None
-    ) -> int:
-        """Replace a provider's offers, writing only what differs."""
-        # Read before the transaction: should two lists of one provider cross, the next one puts
-        # right what they leave.
-        known = (await self._offers("provider = $1", provider)).get(provider, {})
-        new = {offer.id: offer for offer in offers}
-        sets = Sets()
-        fresh = [one for one in new.values() if known.get(one.id) != (one, None)]
-        sets.add("saved", _SAVE, _OFFER, [(provider, *to_row(one)) for one in fresh])
-        gone = [one for one, (_, since) in known.items() if one not in new and since is None]
-        sets.add("went", _GO, _GONE, [(at, provider, one) for one in gone])
-
-        async def run(db: Connection) -> int:
-            await hold(db, under)
-            if sets:
-                await db.fetchval(sets.statement(), *sets.bindings)
-            edition: int = await db.fetchval(
-                "UPDATE counters SET value = value + $1 WHERE name = 'offers' RETURNING value",
-                1 if sets else 0,
-            )
-            return edition
-
-        return await self._transact(run)
-
-    async def offers(self) -> dict[str, dict[str, Offer]]:
-        """Return every provider's offers that are not gone."""
-        return {
-            provider: {one: offer for one, (offer, _) in offers.items()}
-            for provider, offers in (await self._offers("gone_at IS NULL")).items()
-        }
-
-    async def _offers(
-        self, where: str, *bindings: str
-    ) -> dict[str, dict[str, tuple[Offer, int | None]]]:
-        statement = f"SELECT provider, gone_at, {listed(columns(Offer))} FROM offers WHERE {where}"
-
-        def run(look: Look) -> dict[str, dict[str, tuple[Offer, int | None]]]:
-            found: dict[str, dict[str, tuple[Offer, int | None]]] = {}
-            for provider, gone_at, *row in look(statement, *bindings):
-                offer = from_row(Offer, row)
-                found.setdefault(provider, {})[offer.id] = (offer, gone_at)
-            return found
-
-        return await self._apart(run)
-
-    async def edition(self) -> int:
-        """Return a number that grows whenever offers change."""
-        ((edition,),) = await self._fetch("SELECT value FROM counters WHERE name = 'offers'")
-        return int(edition)
 
     async def sight(self, sightings: Sequence[Sighting]) -> None:
         """Write what was seen of providers, keeping what was not looked at."""

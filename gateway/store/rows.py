@@ -8,7 +8,7 @@ import msgspec
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-_JSON = frozenset({"params", "orders", "detail", "addresses"})
+_JSON = frozenset({"params", "orders", "detail", "addresses", "offered"})
 _encode = msgspec.json.encode
 _decode = msgspec.json.decode
 

@@ -21,6 +21,7 @@ from gateway.store.sqlite_books import Books, SqliteSnapshot
 from gateway.store.sqlite_customers import SqliteCustomers
 from gateway.store.sqlite_imports import SqliteImports
 from gateway.store.sqlite_loading import SqliteLoading
+from gateway.store.sqlite_offers import SqliteOffers
 from gateway.store.sqlite_orders import SqliteOrders
 from gateway.store.sqlite_providers import SqliteProviders
 from gateway.store.writer import PATIENCE, Rehearsal, Writer, connect, migrate
@@ -34,6 +35,7 @@ class SqliteStore(
     SqliteCustomers,
     SqliteProviders,
     SqliteImports,
+    SqliteOffers,
     SqliteLoading,
 ):
     """See ``Store``."""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import apsw
 
-from gateway.model import Offer
 from gateway.store import Lease, Reading, Sighting
 from gateway.store.rows import columns, from_row, listed, to_row
 from gateway.store.sqlite_file import SqliteFile, hold, select
@@ -14,67 +13,6 @@ KEPT_READINGS = 30 * 24 * 3600 * 1000
 
 class SqliteProviders(SqliteFile):
     """See ``Store``."""
-
-    async def save_offers(
-        self, provider: str, offers: Sequence[Offer], at: int, under: Lease | None = None
-    ) -> int:
-        """Replace a provider's offers, writing only what differs."""
-        # Read before the commit: in a large list the writer would keep orders waiting. Should
-        # two lists of one provider cross, the next one puts right what they leave.
-        known = (await self._offers("provider = ?", provider)).get(provider, {})
-        new = {offer.id: offer for offer in offers}
-        fresh = [
-            (provider, *to_row(offer)) for offer in offers if known.get(offer.id) != (offer, None)
-        ]
-        gone = [
-            (at, provider, one)
-            for one, (_, gone_at) in known.items()
-            if one not in new and gone_at is None
-        ]
-
-        def run(db: apsw.Connection) -> int:
-            hold(db, under)
-            names = ("provider", *columns(Offer))
-            db.executemany(
-                f"INSERT OR REPLACE INTO offers ({listed(names)}) "  # ours
-                f"VALUES ({', '.join('?' * len(names))})",
-                fresh,
-            )
-            db.executemany("UPDATE offers SET gone_at = ? WHERE provider = ? AND id = ?", gone)
-            step = 1 if fresh or gone else 0
-            return int(
-                db.execute(
-                    "UPDATE counters SET value = value + ? WHERE name = 'offers' RETURNING value",
-                    (step,),
-                ).get
-            )
-
-        return await self._writer.do(run)
-
-    async def offers(self) -> dict[str, dict[str, Offer]]:
-        """Return every provider's offers that are not gone."""
-        return {
-            provider: {one: offer for one, (offer, _) in offers.items()}
-            for provider, offers in (await self._offers("gone_at IS NULL")).items()
-        }
-
-    async def _offers(
-        self, where: str, *bindings: str
-    ) -> dict[str, dict[str, tuple[Offer, int | None]]]:
-        statement = f"SELECT provider, gone_at, {listed(columns(Offer))} FROM offers WHERE {where}"
-
-        def run(db: apsw.Connection) -> dict[str, dict[str, tuple[Offer, int | None]]]:
-            found: dict[str, dict[str, tuple[Offer, int | None]]] = {}
-            for provider, gone_at, *row in db.execute(statement, bindings):
-                offer = from_row(Offer, row)
-                found.setdefault(provider, {})[offer.id] = (offer, gone_at)
-            return found
-
-        return await self._apart(run)
-
-    async def edition(self) -> int:
-        """Return a number that grows whenever offers change."""
-        return int(self._read("SELECT value FROM counters WHERE name = 'offers'")[0][0])
 
     async def sight(self, sightings: Sequence[Sighting]) -> None:
         """Write what was seen of providers, keeping what was not looked at."""

@@ -1,0 +1,231 @@
+"""The list of services as customers get it: written out once, compressed once, served as bytes.
+
+A list is made for each price group and each edition of the catalog, off the event loop; whoever
+asks for one that is being made waits for the same. Parts of it are cut out of its bytes.
+"""
+
+import asyncio
+import gzip
+import hashlib
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+import msgspec
+
+from gateway import money
+from gateway.catalog import Shop
+from gateway.config import Config
+from gateway.errors import CustomerError, ErrorText
+from gateway.offload import offload
+from gateway.services import Catalog, Service
+from gateway.store import Store
+
+WORTH_IT = 1400
+"""Bytes from which compressing saves a packet."""
+LEVEL = 6
+SLACK = 60_000
+"""Milliseconds by which a change may be in force later than it was seen."""
+MOST_IDS = 1000
+_encode = msgspec.json.encode
+
+
+class Body(msgspec.Struct, frozen=True):
+    """An answer's body, plain and, where that is worth it, compressed."""
+
+    plain: bytes
+    gzipped: bytes | None
+    digest: str
+
+    def coded(self, accepted: str) -> tuple[bytes, bytes, bytes]:
+        """Return the bytes for an ``Accept-Encoding``, their coding if any, and their tag."""
+        if self.gzipped is not None and accepts_gzip(accepted):
+            return self.gzipped, b"gzip", b'"%b-gzip"' % self.digest.encode()
+        return self.plain, b"", b'"%b"' % self.digest.encode()
+
+    def known(self, tags: str) -> bool:
+        """Tell whether an ``If-None-Match`` names this body, in whichever coding."""
+        return self.digest in tags or tags.strip() == "*"
+
+
+class Rendered(msgspec.Struct, frozen=True):
+    """The list for a price group.
+
+    Attributes:
+        ends: where each service's row ends in the plain body, in the catalog's order.
+
+    """
+
+    body: Body
+    ends: "array[int]"
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Which services somebody wants to see; ``None``: any.
+
+    Attributes:
+        category: without regard to case.
+        since: what has changed since then, in milliseconds.
+
+    """
+
+    category: str | None = None
+    ids: frozenset[int] | None = None
+    since: int | None = None
+
+
+class Listing:
+    """The lists of the catalog in force."""
+
+    def __init__(self, config: Config, store: Store, shop: Shop, now: Callable[[], int]) -> None:
+        self._config = config
+        self._store = store
+        self._shop = shop
+        self._begun_at = now()
+        self._catalog: Catalog | None = None
+        self._lists: dict[str, asyncio.Task[Rendered]] = {}
+
+    def warm(self) -> None:
+        """Begin to make the lists of all price groups, so that nobody has to wait for them."""
+        for group in ("", *self._config.tiers):
+            self._made(group)
+
+    async def listed(self, tier: str, part: Part | None = None) -> Body:
+        """Return the list, or a part of it, at the rates of a price group."""
+        group = tier if tier in self._config.tiers else ""
+        task = self._made(group)
+        catalog = self._shop.catalog
+        rendered = await asyncio.shield(task)
+        if part is None:
+            return rendered.body
+        changed = None if part.since is None else await self._changed(part.since)
+        services = tuple(catalog.services.values())
+        fits = partial(self._fits, part=part, changed=changed)
+
+        def cut() -> Body:
+            return _body(_rows(rendered, [fits(one) for one in services]))
+
+        return await offload(cut, len(services))
+
+    def _made(self, group: str) -> "asyncio.Task[Rendered]":
+        catalog = self._shop.catalog
+        if catalog is not self._catalog:
+            self._catalog, self._lists = catalog, {}
+        task = self._lists.get(group)
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            making = offload(partial(render, catalog, group), len(catalog.services))
+            task = self._lists[group] = asyncio.create_task(making)
+        return task
+
+    async def _changed(self, since: int) -> set[tuple[str, str]] | None:
+        """Return which providers' services have changed; ``None``: any may have.
+
+        With a file, and with the start of a process, all of them may.
+        """
+        if since - SLACK < self._begun_at:
+            return None
+        found = await self._store.changed_offers(since - SLACK)
+        return None if ("", "") in found else found
+
+    def _fits(self, service: Service, part: Part, changed: set[tuple[str, str]] | None) -> bool:
+        if part.ids is not None and service.id not in part.ids:
+            return False
+        if part.category is not None and service.category.casefold() != part.category:
+            return False
+        if part.since is None or changed is None:
+            return True
+        # A route that is gone has changed what is shown, so those that are declared count too.
+        routes = {(one.provider, one.offer.id) for one in service.routes}
+        if declared := self._config.services.get(service.id):
+            routes |= {(one.provider, one.service) for one in declared.routes}
+        return any(one in changed or (one[0], "") in changed for one in routes)
+
+
+def render(catalog: Catalog, tier: str) -> Rendered:
+    """Write out the list of a catalog at the rates of a price group."""
+    ends = array("Q")
+    rows = []
+    at = 0
+    for service in catalog.services.values():
+        row = _encode(_row(service, tier))
+        rows.append(row)
+        at += len(row) + 1  # what stands before it: the bracket, or a comma
+        ends.append(at)
+    return Rendered(_body(rows), ends)
+
+
+def _rows(rendered: Rendered, chosen: Sequence[bool]) -> list[bytes]:
+    starts = (0, *rendered.ends[:-1])
+    whole = rendered.body.plain
+    return [
+        whole[start + 1 : end]
+        for start, end, wanted in zip(starts, rendered.ends, chosen, strict=True)
+        if wanted
+    ]
+
+
+def _body(rows: Sequence[bytes]) -> Body:
+    plain = b"[" + b",".join(rows) + b"]"
+    # Without the time in it, so that every process makes the same bytes.
+    gzipped = gzip.compress(plain, LEVEL, mtime=0) if len(plain) >= WORTH_IT else None
+    return Body(plain, gzipped, hashlib.sha256(plain).hexdigest()[:32])
+
+
+def _row(service: Service, tier: str) -> dict[str, object]:
+    return {
+        "service": service.id,
+        "name": service.name,
+        "type": service.type.name,
+        "category": service.category,
+        "rate": money.rate_text(service.rate(tier)),
+        "min": str(service.min),
+        "max": str(service.max),
+        "refill": service.refill,
+        "cancel": service.cancel,
+        "dripfeed": service.dripfeed,
+        "desc": service.description,
+    }
+
+
+def part(params: Mapping[str, str]) -> Part | None:
+    """Read which services are asked for; ``None``: all.
+
+    Raises ``CustomerError`` for ``ids`` that are no numbers and a ``changed_since`` that is neither
+    a time in seconds since 1970 nor a date.
+    """
+    category, ids, since = (params.get(name) for name in ("category", "ids", "changed_since"))
+    if category is None and ids is None and since is None:
+        return None
+    return Part(
+        None if category is None else category.strip().casefold(),
+        None if ids is None else _ids(ids),
+        None if since is None else _moment(since),
+    )
+
+
+def _ids(text: str) -> frozenset[int]:
+    names = {name.strip() for name in text.split(",")} - {""}
+    if len(names) > MOST_IDS or not all(name.isascii() and name.isdigit() for name in names):
+        raise CustomerError(ErrorText.INCORRECT_REQUEST)
+    return frozenset(int(name[:20]) for name in names)
+
+
+def _moment(text: str) -> int:
+    if text.isascii() and text.isdigit():
+        return int(text[:12]) * 1000
+    try:
+        date = datetime.fromisoformat(text)
+        return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise CustomerError(ErrorText.INCORRECT_REQUEST) from None
+
+
+def accepts_gzip(accepted: str) -> bool:
+    """Read an ``Accept-Encoding``: whether gzip may be sent."""
+    weights = {}
+    for entry in accepted.lower().split(","):
+        coding, _, rest = entry.partition(";")
+        weight = rest.strip().removeprefix("q=").strip() or "1"
+        weights[coding.strip()] = bool(weight.strip("0."))
+    return weights.get("gzip", weights.get("*", False))

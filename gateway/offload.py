@@ -1,0 +1,59 @@
+"""Heavy work off the event loop, one piece at a time.
+
+A thread that computes takes turns with the event loop: with one such thread a request waits for a
+turn of a few milliseconds, with many for many of them. So all that reads, compares and writes out
+catalogs goes through one.
+"""
+
+import asyncio
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+SMALL = 500
+"""Rows of a list that are judged or written out on the event loop itself: some milliseconds."""
+
+TURN = 0.001
+"""Seconds that a thread computes while the event loop waits for its turn."""
+
+_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="heavy")
+
+
+async def offload(work: Callable[[], T], size: int) -> T:
+    """Do some work, apart if it is about more than a few things; returns its result."""
+    return work() if size <= SMALL else await apart(work)
+
+
+async def apart(work: Callable[[], T]) -> T:
+    """Do some work in the thread, after what is there already."""
+    with gently():
+        return await asyncio.get_running_loop().run_in_executor(_thread, work)
+
+
+@contextmanager
+def gently() -> Iterator[None]:
+    """Let the event loop have its turn sooner for as long as something heavy is under way.
+
+    Nor does the collector run, which would go through a million new things in one pause; nothing
+    that catalogs are made of needs it.
+    """
+    _Turns.heavy += 1
+    gc.disable()
+    sys.setswitchinterval(TURN)
+    try:
+        yield
+    finally:
+        _Turns.heavy -= 1
+        if not _Turns.heavy:
+            sys.setswitchinterval(_Turns.usual)
+            gc.enable()
+
+
+class _Turns:
+    heavy = 0
+    usual = sys.getswitchinterval()

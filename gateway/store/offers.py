@@ -1,0 +1,154 @@
+"""What a store does for the providers' services: what they are, were, and may become."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from gateway.model import Decision, Held, Known, Offer, OfferChange
+from gateway.store.rows import to_value
+
+if TYPE_CHECKING:
+    from gateway.store import Lease
+
+KEPT_CHANGES = 180 * 24 * 3600 * 1000
+"""Milliseconds for which it is known what has changed."""
+CHUNK = 1000
+"""Rows that are written in one commit: orders wait for no more than that."""
+
+
+class Offers(Protocol):
+    """A part of ``Store``."""
+
+    async def save_offers(
+        self,
+        provider: str,
+        offers: Sequence[Offer],
+        at: int,
+        under: "Lease | None" = None,
+        *,
+        held: Sequence[Held] = (),
+    ) -> int:
+        """Replace a provider's offers; those not in the list are gone. Returns the new edition.
+
+        What has changed is remembered. ``held`` are the changes that wait for the owner's word,
+        in place of those that waited before.
+        """
+        ...
+
+    async def offers(self, providers: Sequence[str] | None = None) -> dict[str, dict[str, Offer]]:
+        """Return the offers that are neither gone nor paused, by provider and their ids."""
+        ...
+
+    async def known_offers(self, provider: str) -> Known:
+        """Return all that a provider has ever offered, by its ids."""
+        ...
+
+    async def edition(self) -> int:
+        """Return a number that grows whenever offers change."""
+        ...
+
+    async def editions(self) -> dict[str, int]:
+        """Return the edition in which each provider's offers have changed last."""
+        ...
+
+    async def hold_back(self, held: Held, under: "Lease | None" = None) -> None:
+        """Remember a list that is not believed, in place of the last one."""
+        ...
+
+    async def held(self, provider: str = "") -> list[Held]:
+        """Return what waits for the owner's word, and what he has said, by provider."""
+        ...
+
+    async def decide(self, held: Sequence[Held], decision: Decision, at: int) -> list[Held]:
+        """Accept or reject changes; returns those that are still as they were when read.
+
+        An accepted change is in force at once, an accepted list when the provider gives it again.
+        """
+        ...
+
+    async def changes(
+        self, since: int, *, provider: str = "", offer: str = "", limit: int = 1000
+    ) -> list[OfferChange]:
+        """Return what has changed since, the newest first."""
+        ...
+
+    async def changed_offers(self, since: int) -> set[tuple[str, str]]:
+        """Return the provider and id of what has changed since; without an id, all of it."""
+        ...
+
+
+class Difference(msgspec.Struct, frozen=True, gc=False):
+    """What is to be written of one service.
+
+    Attributes:
+        offer: as it is now; ``None``: it is gone.
+        changes: what differs.
+
+    """
+
+    id: str
+    offer: Offer | None
+    changes: list[OfferChange]
+
+
+def compare(provider: str, known: Known, offers: Sequence[Offer], at: int) -> list[Difference]:
+    """Return in what a provider's list differs from what is known of it."""
+    new = {offer.id: offer for offer in offers}
+    if new and not known:  # nobody needs to be told of each
+        first = OfferChange(provider, "", at, "first", after=str(len(new)))
+        return [
+            Difference(one, offer, [] if number else [first])
+            for number, (one, offer) in enumerate(new.items())
+        ]
+    found = [
+        difference(provider, known.get(one), offer, at)
+        for one, offer in new.items()
+        if known.get(one) != (offer, None)
+    ]
+    for one, (old, gone_at) in known.items():
+        if one in new or gone_at is not None:
+            continue
+        change = OfferChange(provider, one, at, "gone", before=f"{old.rate:f}")
+        found.append(Difference(one, None, [change]))
+    return found
+
+
+def difference(
+    provider: str, known: tuple[Offer, int | None] | None, offer: Offer, at: int
+) -> Difference:
+    """Return in what one service differs from what is known of it."""
+    if known is None:
+        new = OfferChange(provider, offer.id, at, "new", after=f"{offer.rate:f}")
+        return Difference(offer.id, offer, [new])
+    old, gone_at = known
+    changes = []
+    if gone_at is not None:
+        changes.append(OfferChange(provider, offer.id, at, "back", after=f"{offer.rate:f}"))
+    for name in Offer.__struct_fields__[1:]:
+        before, after = (_text(name, getattr(one, name)) for one in (old, offer))
+        if before != after:
+            changes.append(OfferChange(provider, offer.id, at, name, before, after))
+    return Difference(offer.id, offer, changes)
+
+
+def pauses(
+    provider: str, before: Iterable[str], after: Iterable[str], at: int
+) -> list[OfferChange]:
+    """Return what is new about which services are paused."""
+    was, now = set(before), set(after)
+    return [OfferChange(provider, one, at, "paused") for one in sorted(now - was)] + [
+        OfferChange(provider, one, at, "resumed") for one in sorted(was - now)
+    ]
+
+
+def _text(name: str, value: object) -> str:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(to_value(name, value))
+
+
+def chunks(found: Sequence[Difference]) -> Iterator[Sequence[Difference]]:
+    """Yield what is to be written, as much as goes into one commit at a time."""
+    for start in range(0, len(found), CHUNK):
+        yield found[start : start + CHUNK]

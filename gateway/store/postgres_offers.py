@@ -1,0 +1,244 @@
+"""The providers' services, on PostgreSQL."""
+
+from collections.abc import Iterable, Sequence
+
+from gateway.model import Decision, Held, Known, Offer, OfferChange
+from gateway.store import Lease
+from gateway.store.offers import KEPT_CHANGES, Difference, chunks, compare, difference, pauses
+from gateway.store.postgres_base import Look, PostgresBase, hold
+from gateway.store.postgres_rows import Connection, Row, Sets, select, things, types
+from gateway.store.rows import columns, from_row, listed, to_row, to_value
+
+_OFFER = {"provider": "text", **types(Offer)}
+_SAVE = f"""
+    INSERT INTO offers ({listed(tuple(_OFFER))}) SELECT * FROM {{new}}
+    ON CONFLICT (provider, id) DO UPDATE SET
+    {", ".join(f'"{name}" = excluded."{name}"' for name in types(Offer))}, gone_at = NULL
+"""
+_GO = """
+    UPDATE offers SET gone_at = new.at FROM {new}
+    WHERE (offers.provider, offers.id) = (new.provider, new.id)
+"""
+_GONE = {"at": "bigint", "provider": "text", "id": "text"}
+_HELD = types(Held)
+_HOLD = f"""
+    INSERT INTO quarantine ({listed(tuple(_HELD))}) SELECT * FROM {{new}}
+    ON CONFLICT (provider, offer) DO UPDATE SET
+    {", ".join(f'"{name}" = excluded."{name}"' for name in _HELD)}
+"""
+_CHANGE = types(OfferChange)
+_REMEMBER = f"""
+    INSERT INTO changes ({listed(tuple(_CHANGE))}) SELECT * FROM {{new}}
+    ON CONFLICT (provider, offer, at, kind) DO UPDATE SET
+    before = excluded.before, after = excluded.after
+"""
+_FOR_SALE = (
+    "gone_at IS NULL AND NOT EXISTS (SELECT FROM quarantine AS held "
+    "WHERE held.provider = offers.provider AND held.offer = offers.id AND held.paused)"
+)
+_PAUSED = "SELECT offer FROM quarantine WHERE provider = $1 AND paused"
+_DECIDED = {"provider": "text", "offer": "text", "offered": "text", "services": "bigint"}
+_DECIDE = f"""
+    UPDATE quarantine SET decision = $1
+    FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[]) AS new ({listed(tuple(_DECIDED))})
+    WHERE (quarantine.provider, quarantine.offer) = (new.provider, new.offer)
+    AND (quarantine.offered, quarantine.services) = (new.offered, new.services)
+    RETURNING quarantine.provider, quarantine.offer
+"""
+_BUMP = "UPDATE counters SET value = value + $1 WHERE name = 'offers' RETURNING value"
+_MARK = """
+    INSERT INTO editions VALUES ($1, $2)
+    ON CONFLICT (provider) DO UPDATE SET edition = excluded.edition
+"""
+
+
+class PostgresOffers(PostgresBase):
+    """See ``Offers``."""
+
+    async def save_offers(
+        self,
+        provider: str,
+        offers: Sequence[Offer],
+        at: int,
+        under: Lease | None = None,
+        *,
+        held: Sequence[Held] = (),
+    ) -> int:
+        """Replace a provider's offers, writing only what differs, a part at a time."""
+
+        # Read before the transactions. Should two lists of one provider cross, or only some of
+        # one be written, the next one puts it right.
+        def read(look: Look) -> list[Difference]:
+            rows = look(_select("provider = $1"), provider)
+            return compare(provider, _known(rows).get(provider, {}), offers, at)
+
+        found = await self._apart(read)
+        for part in chunks(found):
+            sets = _differences(provider, part, at)
+
+            async def write(db: Connection, sets: Sets = sets) -> None:
+                await hold(db, under)
+                await db.fetchval(sets.statement(), *sets.bindings)
+
+            await self._transact(write)
+
+        async def finish(db: Connection) -> int:
+            await hold(db, under)
+            before = [one for (one,) in await db.fetch(_PAUSED, provider)]
+            await db.execute("DELETE FROM quarantine WHERE provider = $1", provider)
+            changes = pauses(provider, before, [one.offer for one in held if one.paused], at)
+            sets = Sets()
+            sets.add("held", _HOLD, _HELD, [to_row(one) for one in held])
+            sets.add("remembered", _REMEMBER, _CHANGE, [to_row(one) for one in changes])
+            if sets:
+                await db.fetchval(sets.statement(), *sets.bindings)
+            await db.execute("DELETE FROM changes WHERE at < $1", at - KEPT_CHANGES)
+            return await _edition(db, [provider], changed=bool(found or changes))
+
+        return await self._transact(finish)
+
+    async def offers(self, providers: Sequence[str] | None = None) -> dict[str, dict[str, Offer]]:
+        """Return the offers that are neither gone nor paused."""
+
+        def run(look: Look) -> dict[str, dict[str, Offer]]:
+            rows = (
+                look(_select(_FOR_SALE))
+                if providers is None
+                else look(_select(f"provider = ANY($1::text[]) AND {_FOR_SALE}"), list(providers))
+            )
+            return {
+                provider: {one: offer for one, (offer, _) in known.items()}
+                for provider, known in _known(rows).items()
+            }
+
+        return await self._apart(run)
+
+    async def known_offers(self, provider: str) -> Known:
+        """Return all that a provider has ever offered."""
+        return await self._apart(
+            lambda look: _known(look(_select("provider = $1"), provider)).get(provider, {})
+        )
+
+    async def edition(self) -> int:
+        """Return a number that grows whenever offers change."""
+        ((edition,),) = await self._fetch("SELECT value FROM counters WHERE name = 'offers'")
+        return int(edition)
+
+    async def editions(self) -> dict[str, int]:
+        """Return the edition in which each provider's offers have changed last."""
+        rows = await self._fetch("SELECT provider, edition FROM editions")
+        return {provider: int(edition) for provider, edition in rows}
+
+    async def hold_back(self, held: Held, under: Lease | None = None) -> None:
+        """Remember a list that is not believed."""
+
+        async def run(db: Connection) -> None:
+            await hold(db, under)
+            sets = Sets()
+            sets.add("held", _HOLD, _HELD, [to_row(held)])
+            await db.fetchval(sets.statement(), *sets.bindings)
+
+        await self._transact(run)
+
+    async def held(self, provider: str = "") -> list[Held]:
+        """Return what waits for the owner's word, and what he has said."""
+        rest = "WHERE $1 = '' OR provider = $1 ORDER BY provider, at, offer"
+        rows = await self._fetch(select(Held, "quarantine", rest), provider, long=True)
+        return things(Held, rows)
+
+    async def decide(self, held: Sequence[Held], decision: Decision, at: int) -> list[Held]:
+        """Accept or reject changes."""
+        decided: list[Held] = []
+        for start in range(0, len(held), 1000):
+            decided += await self._decide(held[start : start + 1000], decision, at)
+        return decided
+
+    async def _decide(self, held: Sequence[Held], decision: Decision, at: int) -> list[Held]:
+        keys = [
+            (one.provider, one.offer, to_value("offered", one.offered), one.services)
+            for one in held
+        ]
+
+        async def run(db: Connection) -> list[Held]:
+            rows = await db.fetch(_DECIDE, decision, *map(list, zip(*keys, strict=True)))
+            found = {(provider, offer) for provider, offer in rows}
+            decided = [one for one in held if (one.provider, one.offer) in found]
+            if decision is Decision.ACCEPTED:
+                await _accept(db, [one for one in decided if one.offered is not None], at)
+            return decided
+
+        return await self._transact(run)
+
+    async def changes(
+        self, since: int, *, provider: str = "", offer: str = "", limit: int = 1000
+    ) -> list[OfferChange]:
+        """Return what has changed since, the newest first."""
+        rest = (
+            "WHERE at >= $1 AND ($2 = '' OR provider = $2) AND ($3 = '' OR offer = $3) "
+            "ORDER BY at DESC, provider, offer, kind LIMIT $4"
+        )
+        statement = select(OfferChange, "changes", rest)
+        return things(
+            OfferChange, await self._fetch(statement, since, provider, offer, limit, long=True)
+        )
+
+    async def changed_offers(self, since: int) -> set[tuple[str, str]]:
+        """Return the provider and id of what has changed since."""
+        rows = await self._fetch(
+            "SELECT DISTINCT provider, offer FROM changes WHERE at >= $1", since, long=True
+        )
+        return {(provider, offer) for provider, offer in rows}
+
+
+def _select(where: str) -> str:
+    return f"SELECT provider, gone_at, {listed(columns(Offer))} FROM offers WHERE {where}"
+
+
+def _known(rows: Iterable[Row]) -> dict[str, dict[str, tuple[Offer, int | None]]]:
+    found: dict[str, dict[str, tuple[Offer, int | None]]] = {}
+    for provider, gone_at, *row in rows:
+        offer = from_row(Offer, row)
+        found.setdefault(provider, {})[offer.id] = (offer, gone_at)
+    return found
+
+
+def _differences(provider: str, found: Sequence[Difference], at: int) -> Sets:
+    sets = Sets()
+    saved = [(provider, *to_row(one.offer)) for one in found if one.offer]
+    sets.add("saved", _SAVE, _OFFER, saved)
+    sets.add("went", _GO, _GONE, [(at, provider, one.id) for one in found if one.offer is None])
+    changes = [to_row(change) for one in found for change in one.changes]
+    sets.add("remembered", _REMEMBER, _CHANGE, changes)
+    return sets
+
+
+async def _accept(db: Connection, held: Sequence[Held], at: int) -> None:
+    """Put accepted changes in force, which wait no longer then."""
+    by_provider: dict[str, dict[str, Offer]] = {}
+    for one in held:
+        if one.offered is not None:
+            by_provider.setdefault(one.provider, {})[one.offer] = one.offered
+    for provider, offers in sorted(by_provider.items()):
+        where = "provider = $1 AND id = ANY($2::text[])"
+        rows = await db.fetch(_select(where), provider, list(offers))
+        known = _known(rows).get(provider, {})
+        found = [difference(provider, known.get(one), offer, at) for one, offer in offers.items()]
+        paused = [one.offer for one in held if one.provider == provider and one.paused]
+        found[0].changes.extend(pauses(provider, paused, [], at))
+        sets = _differences(provider, found, at)
+        await db.fetchval(sets.statement(), *sets.bindings)
+        await db.execute(
+            "DELETE FROM quarantine WHERE provider = $1 AND offer = ANY($2::text[])",
+            provider,
+            list(offers),
+        )
+    if by_provider:
+        await _edition(db, sorted(by_provider), changed=True)
+
+
+async def _edition(db: Connection, providers: Iterable[str], *, changed: bool) -> int:
+    edition: int = await db.fetchval(_BUMP, int(changed))
+    if changed:
+        for provider in providers:
+            await db.execute(_MARK, provider, edition)
+    return edition

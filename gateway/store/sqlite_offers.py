@@ -1,0 +1,191 @@
+"""The providers' services, on SQLite."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import apsw
+
+from gateway.model import Decision, Held, Known, Offer, OfferChange
+from gateway.store import Lease
+from gateway.store.offers import KEPT_CHANGES, Difference, chunks, compare, difference, pauses
+from gateway.store.rows import columns, from_row, listed, to_row, to_value
+from gateway.store.sqlite_file import SqliteFile, hold, select
+
+_OFFER = ("provider", *columns(Offer))
+_SAVE = f"INSERT OR REPLACE INTO offers ({listed(_OFFER)}) VALUES ({', '.join('?' * len(_OFFER))})"
+_HOLD = (
+    f"INSERT OR REPLACE INTO quarantine ({listed(columns(Held))}) "
+    f"VALUES ({', '.join('?' * len(columns(Held)))})"
+)
+_REMEMBER = (
+    f"INSERT OR REPLACE INTO changes ({listed(columns(OfferChange))}) "
+    f"VALUES ({', '.join('?' * len(columns(OfferChange)))})"
+)
+_FOR_SALE = (
+    "gone_at IS NULL AND NOT EXISTS (SELECT 1 FROM quarantine AS held "
+    "WHERE held.provider = offers.provider AND held.offer = offers.id AND held.paused)"
+)
+_PAUSED = "SELECT offer FROM quarantine WHERE provider = ? AND paused"
+
+
+class SqliteOffers(SqliteFile):
+    """See ``Offers``."""
+
+    async def save_offers(
+        self,
+        provider: str,
+        offers: Sequence[Offer],
+        at: int,
+        under: Lease | None = None,
+        *,
+        held: Sequence[Held] = (),
+    ) -> int:
+        """Replace a provider's offers, writing only what differs, a part at a time."""
+
+        # Read before the commits. Should two lists of one provider cross, or only some of one be
+        # written, the next one puts it right.
+        def read(db: apsw.Connection) -> list[Difference]:
+            return compare(
+                provider, _offers(db, "provider = ?", provider).get(provider, {}), offers, at
+            )
+
+        found = await self._apart(read)
+        for part in chunks(found):
+            await self._writer.do(partial(_write, provider, part, at, under))
+
+        def finish(db: apsw.Connection) -> int:
+            hold(db, under)
+            before = [one for (one,) in db.execute(_PAUSED, (provider,))]
+            db.execute("DELETE FROM quarantine WHERE provider = ?", (provider,))
+            db.executemany(_HOLD, [to_row(one) for one in held])
+            changes = pauses(provider, before, [one.offer for one in held if one.paused], at)
+            db.executemany(_REMEMBER, [to_row(one) for one in changes])
+            db.execute("DELETE FROM changes WHERE at < ?", (at - KEPT_CHANGES,))
+            return _edition(db, provider, changed=bool(found or changes))
+
+        return await self._writer.do(finish)
+
+    async def offers(self, providers: Sequence[str] | None = None) -> dict[str, dict[str, Offer]]:
+        """Return the offers that are neither gone nor paused."""
+
+        def run(db: apsw.Connection) -> dict[str, dict[str, Offer]]:
+            found: dict[str, dict[str, Offer]] = {}
+            parts = (
+                [_offers(db, _FOR_SALE)]
+                if providers is None
+                else [_offers(db, f"provider = ? AND {_FOR_SALE}", one) for one in providers]
+            )
+            for part in parts:
+                for provider, known in part.items():
+                    found[provider] = {one: offer for one, (offer, _) in known.items()}
+            return found
+
+        return await self._apart(run)
+
+    async def known_offers(self, provider: str) -> Known:
+        """Return all that a provider has ever offered."""
+        return await self._apart(lambda db: _offers(db, "provider = ?", provider).get(provider, {}))
+
+    async def edition(self) -> int:
+        """Return a number that grows whenever offers change."""
+        return int(self._read("SELECT value FROM counters WHERE name = 'offers'")[0][0])
+
+    async def editions(self) -> dict[str, int]:
+        """Return the edition in which each provider's offers have changed last."""
+        rows = self._read("SELECT provider, edition FROM editions")
+        return {str(provider): int(edition) for provider, edition in rows}
+
+    async def hold_back(self, held: Held, under: Lease | None = None) -> None:
+        """Remember a list that is not believed."""
+
+        def run(db: apsw.Connection) -> None:
+            hold(db, under)
+            db.execute(_HOLD, to_row(held))
+
+        await self._writer.do(run)
+
+    async def held(self, provider: str = "") -> list[Held]:
+        """Return what waits for the owner's word, and what he has said."""
+        where = "?1 = '' OR provider = ?1 ORDER BY provider, at, offer"
+        statement = select(Held, "quarantine", where)
+        return await self._apart(
+            lambda db: [from_row(Held, row) for row in db.execute(statement, (provider,))]
+        )
+
+    async def decide(self, held: Sequence[Held], decision: Decision, at: int) -> list[Held]:
+        """Accept or reject changes."""
+
+        def run(one: Held, db: apsw.Connection) -> bool:
+            key = (one.provider, one.offer, to_value("offered", one.offered), one.services)
+            where = "provider = ? AND offer = ? AND offered = ? AND services = ?"
+            db.execute(f"UPDATE quarantine SET decision = ? WHERE {where}", (decision, *key))
+            if not db.changes():
+                return False
+            if decision is Decision.ACCEPTED and one.offered is not None:
+                db.execute(f"DELETE FROM quarantine WHERE {where}", key)
+                known = _offers(db, "provider = ? AND id = ?", one.provider, one.offer)
+                was = known.get(one.provider, {}).get(one.offer)
+                found = [difference(one.provider, was, one.offered, at)]
+                if one.paused:
+                    found[0].changes.extend(pauses(one.provider, [one.offer], [], at))
+                _write(one.provider, found, at, None, db)
+                _edition(db, one.provider, changed=True)
+            return True
+
+        return [one for one in held if await self._writer.do(partial(run, one))]
+
+    async def changes(
+        self, since: int, *, provider: str = "", offer: str = "", limit: int = 1000
+    ) -> list[OfferChange]:
+        """Return what has changed since, the newest first."""
+        where = (
+            "at >= ?1 AND (?2 = '' OR provider = ?2) AND (?3 = '' OR offer = ?3) "
+            "ORDER BY at DESC, provider, offer, kind LIMIT ?4"
+        )
+        statement = select(OfferChange, "changes", where)
+        bindings = (since, provider, offer, limit)
+        return await self._apart(
+            lambda db: [from_row(OfferChange, row) for row in db.execute(statement, bindings)]
+        )
+
+    async def changed_offers(self, since: int) -> set[tuple[str, str]]:
+        """Return the provider and id of what has changed since."""
+        statement = "SELECT DISTINCT provider, offer FROM changes WHERE at >= ?"
+        return await self._apart(
+            lambda db: {(str(one), str(two)) for one, two in db.execute(statement, (since,))}
+        )
+
+
+def _offers(
+    db: apsw.Connection, where: str, *bindings: str
+) -> dict[str, dict[str, tuple[Offer, int | None]]]:
+    statement = f"SELECT provider, gone_at, {listed(columns(Offer))} FROM offers WHERE {where}"
+    found: dict[str, dict[str, tuple[Offer, int | None]]] = {}
+    for provider, gone_at, *row in db.execute(statement, bindings):
+        offer = from_row(Offer, row)
+        found.setdefault(provider, {})[offer.id] = (offer, gone_at)
+    return found
+
+
+def _write(
+    provider: str, found: Sequence[Difference], at: int, under: Lease | None, db: apsw.Connection
+) -> None:
+    hold(db, under)
+    db.executemany(_SAVE, [(provider, *to_row(one.offer)) for one in found if one.offer])
+    db.executemany(
+        "UPDATE offers SET gone_at = ? WHERE provider = ? AND id = ?",
+        [(at, provider, one.id) for one in found if one.offer is None],
+    )
+    db.executemany(_REMEMBER, [to_row(change) for one in found for change in one.changes])
+
+
+def _edition(db: apsw.Connection, provider: str, *, changed: bool) -> int:
+    edition = int(
+        db.execute(
+            "UPDATE counters SET value = value + ? WHERE name = 'offers' RETURNING value",
+            (int(changed),),
+        ).get
+    )
+    if changed:
+        db.execute("INSERT OR REPLACE INTO editions VALUES (?, ?)", (provider, edition))
+    return edition

@@ -1,0 +1,239 @@
+"""The list of services: the same for everybody of a price group, and made but once."""
+
+import gzip
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.listing import accepts_gzip, part
+from world import ROWS, YAML, Panel, World, world
+
+MANY = [
+    ROWS[0] | {"service": number, "name": f"Followers {number}", "category": f"C{number % 3}"}
+    for number in range(1, 31)
+]
+SELLS_MANY = (
+    YAML.split("services:")[0]
+    + "tiers: {gold: {markup: 10%}}\nservices:\n"
+    + "".join(f"  {100 + number}: {{routes: [p/{number}]}}\n" for number in range(1, 31))
+)
+DAY = 86_400_000
+
+
+async def ask(
+    one: World, headers: Mapping[str, str] | None = None, /, **params: object
+) -> httpx.Response:
+    form = {"key": one.key, "action": "services", **params}
+    usual = {"accept-encoding": "identity"}
+    return await one.client.post("/api/v2", data=form, headers=usual | dict(headers or {}))
+
+
+async def ids(one: World, **params: object) -> list[int]:
+    """Return which services are listed."""
+    answer = await ask(one, **params)
+    assert answer.status_code == 200
+    return [row["service"] for row in answer.json()]
+
+
+# --- compressed -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accepted", "expected"),
+    [
+        ("gzip", True),
+        ("gzip, deflate, br", True),
+        ("br;q=1.0, GZIP;q=0.5", True),
+        ("*", True),
+        ("deflate, *;q=0.1", True),
+        ("", False),
+        ("identity", False),
+        ("br", False),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000, *", False),
+        ("*;q=0", False),
+        ("xgzip", False),
+    ],
+)
+def test_gzip_is_sent_only_to_those_who_take_it(accepted: str, expected: bool) -> None:
+    assert accepts_gzip(accepted) is expected
+
+
+async def test_a_compressed_list_is_the_same_list(tmp_path: Path) -> None:
+    async with world(tmp_path, SELLS_MANY, p=Panel(services=MANY)) as one:
+        plain = await ask(one)
+        async with one.client.stream(
+            "POST",
+            "/api/v2",
+            data={"key": one.key, "action": "services"},
+            headers={"accept-encoding": "gzip"},
+        ) as zipped:
+            raw = b"".join([piece async for piece in zipped.aiter_raw()])
+
+        assert plain.content == gzip.decompress(raw)
+        assert ("gzip", str(len(raw))) == tuple(
+            zipped.headers[name] for name in ("content-encoding", "content-length")
+        )
+        assert "content-encoding" not in plain.headers
+        for answer in (plain, zipped):
+            assert "accept-encoding" == answer.headers["vary"]
+        assert plain.headers["etag"] != zipped.headers["etag"]
+
+
+async def test_a_list_in_one_coding_is_known_in_the_other(tmp_path: Path) -> None:
+    async with world(tmp_path, SELLS_MANY, p=Panel(services=MANY)) as one:
+        tag = (await ask(one)).headers["etag"]
+        again = await ask(one, {"accept-encoding": "gzip", "if-none-match": tag})
+
+        assert (304, b"") == (again.status_code, again.content)
+        assert "content-encoding" not in again.headers
+
+
+async def test_a_short_list_is_not_worth_compressing(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        answer = await ask(one, {"accept-encoding": "gzip"})
+
+        assert "content-encoding" not in answer.headers
+
+
+# --- made once, and never short -----------------------------------------------------------------
+
+
+async def test_those_who_ask_at_once_get_the_same_bytes(tmp_path: Path) -> None:
+    async with world(tmp_path, SELLS_MANY, p=Panel(services=MANY)) as one:
+        listing = one.gateway.listing
+        first, second = await listing.listed(""), await listing.listed("nobody's")
+        gold = await listing.listed("gold")
+
+        assert first.plain is second.plain
+        assert first.digest != gold.digest
+
+
+async def test_a_list_is_there_before_anybody_asks(tmp_path: Path) -> None:
+    async with world(tmp_path, SELLS_MANY, p=Panel(services=MANY)) as one:
+        listing = one.gateway.listing
+
+        assert {"", "gold"} == listing._lists.keys()
+
+
+async def test_a_changed_rate_is_in_the_next_list(tmp_path: Path) -> None:
+    panel = Panel(services=MANY)
+    async with world(tmp_path, SELLS_MANY, p=panel) as one:
+        tag = (await ask(one)).headers["etag"]
+        panel.answers["services"] = [MANY[0] | {"rate": "1.00"}, *MANY[1:]]
+        await one.gateway.sync.fetch("p")
+        after = await ask(one, {"if-none-match": tag})
+
+        assert ("1.00", "0.90") == tuple(row["rate"] for row in after.json()[:2])
+
+
+async def test_a_list_is_whole_while_the_provider_is_down_and_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, SELLS_MANY, p=Panel(services=MANY)) as one:
+        before = await ask(one)
+    down = Panel(services=httpx.ConnectError("down"))
+    async with world(tmp_path, SELLS_MANY, sync=False, name="bob", p=down) as one:
+        after = await ask(one)
+
+        assert before.content == after.content
+        assert 30 == len(after.json())
+
+
+# --- a part of it -------------------------------------------------------------------------------
+
+
+async def test_a_part_is_cut_out_of_the_whole(tmp_path: Path) -> None:
+    async with world(tmp_path, SELLS_MANY, p=Panel(services=MANY)) as one:
+        rows: list[dict[str, Any]] = (await ask(one)).json()
+        first, last = rows[0], rows[-1]
+
+        assert [first, last] == (await ask(one, ids="130,101, 999")).json()
+        assert [row for row in rows if row["category"] == "C1"] == (
+            await ask(one, category="c1")
+        ).json()
+        assert [101] == await ids(one, category="C1", ids="101,102")
+        assert [] == await ids(one, category="none")
+        assert rows == json.loads((await ask(one)).content)
+
+
+async def test_a_part_has_a_tag_of_its_own(tmp_path: Path) -> None:
+    async with world(tmp_path, SELLS_MANY, p=Panel(services=MANY)) as one:
+        cut = await ask(one, ids="101")
+        again = await ask(one, {"if-none-match": cut.headers["etag"]}, ids="101")
+        other = await ask(one, {"if-none-match": cut.headers["etag"]}, ids="102")
+
+        assert (304, 200) == (again.status_code, other.status_code)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"ids": "101,x"},
+        {"ids": "-1"},
+        {"ids": ",".join(map(str, range(1, 1002)))},
+        {"changed_since": "yesterday"},
+        {"changed_since": "-5"},
+    ],
+    ids=["no number", "negative", "too many", "a word", "a negative time"],
+)
+async def test_what_cannot_be_read_is_an_incorrect_request(
+    tmp_path: Path, params: dict[str, str]
+) -> None:
+    async with world(tmp_path) as one:
+        assert {"error": "Incorrect request"} == (await ask(one, **params)).json()
+
+
+async def test_only_what_has_changed_since_is_listed(tmp_path: Path) -> None:
+    panel = Panel(services=MANY)
+    async with world(tmp_path, SELLS_MANY, p=panel) as one:
+        one.clock.forward(DAY)
+        start = one.clock() // 1000 + 3600
+        one.clock.forward(DAY)
+        panel.answers["services"] = [
+            MANY[0] | {"rate": "1.00"},
+            MANY[1] | {"rate": "90"},
+            *MANY[2:],
+        ]
+        await one.gateway.sync.fetch("p")
+
+        assert [101] == await ids(one, changed_since=start), "102 is paused"
+        assert 29 == len(await ids(one, changed_since=start - 3 * DAY // 1000))
+        one.clock.forward(DAY)
+        panel.answers["services"] = MANY
+        await one.gateway.sync.fetch("p")
+        assert [101, 102] == await ids(one, changed_since=start)
+        assert [] == await ids(one, changed_since=one.clock() // 1000 + 3600)
+
+
+async def test_with_another_file_anything_may_have_changed(tmp_path: Path) -> None:
+    async with world(tmp_path, SELLS_MANY, p=Panel(services=MANY)) as one:
+        one.clock.forward(DAY)
+        since = one.clock() // 1000
+        one.clock.forward(DAY)
+        gateway = await one.gateway.changed(one.gateway.config)
+        body = await gateway.listing.listed("", None)
+
+        assert [] == await ids(one, changed_since=since)
+        one.gateway = gateway
+        changed = part({"changed_since": str(since)})
+        assert body.plain == (await gateway.listing.listed("", changed)).plain
+
+
+async def test_a_route_that_is_gone_has_changed_the_service(tmp_path: Path) -> None:
+    """What is shown is the next route's."""
+    yaml = YAML.replace("[p/1]", "[p/1, p/2]")
+    panel = Panel(services=[MANY[0], MANY[1], *MANY[5:9]])
+    async with world(tmp_path, yaml, p=panel) as one:
+        one.clock.forward(DAY)
+        since = one.clock() // 1000 + 3600
+        one.clock.forward(DAY)
+        panel.answers["services"] = [MANY[1], *MANY[5:9]]
+        await one.gateway.sync.fetch("p")
+        answer = (await ask(one, changed_since=since)).json()
+
+        assert ["Followers 2"] == [row["name"] for row in answer]
