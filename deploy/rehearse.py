@@ -34,6 +34,8 @@ STAND_IN = "localhost/stand-in/"
 LIMITS = {"nofile": 16384, "nproc": 4096}
 SERVICES = ("postgres", "redis", "sandbox", "gateway", "background")
 CREDIT = Decimal(25)
+SOLD = 501
+"""A plain service of the practice catalog, whose provider may be silent for longer than we are."""
 PATIENCE = 120.0
 """Seconds that anything may take to come back."""
 
@@ -175,12 +177,20 @@ def mirror() -> list[str]:
     return [next(site for site in said.split() if "debian" in site)]
 
 
-def build() -> None:
+@contextlib.contextmanager
+def built() -> Iterator[None]:
     """Build the gateway's image, trusting and asking whom this machine trusts and asks."""
+    there = run("podman", "images", "-q", "smm-gateway")
     lent = [Path("/etc/ssl/certs"), Path("/etc/pip.conf")]
     volumes = [f"--volume={path}:{path}:ro" for path in lent if path.exists()]
-    file = "--file=deploy/Dockerfile"
-    run("podman", "build", "--network=host", *volumes, file, "--tag=smm-gateway", ".")
+    options = ("--network=host", "--layers=false", "--file=deploy/Dockerfile", "--tag=smm-gateway")
+    say("building")
+    run("podman", "build", *options, *volumes, ".")
+    try:
+        yield
+    finally:
+        if not there:
+            run("podman", "rmi", "smm-gateway")
 
 
 @contextlib.contextmanager
@@ -214,7 +224,10 @@ class Installation:
 
     def compose(self, *words: str, check: bool = True, **environment: str) -> str:
         """Speak to podman-compose as the owner speaks to Compose."""
-        options = ("-p", self.name, "--env-file", "deploy/sandbox.env", "--profile", "sandbox")
+        # As with Docker, nothing is writable but what the file says.
+        strict = "--podman-run-args=--read-only-tmpfs=false"
+        settings = ("--env-file", "deploy/sandbox.env", "--profile", "sandbox")
+        options = ("-p", self.name, *settings, strict)
         return run(*self._program, *options, *words, check=check, **{**self._given, **environment})
 
     def container(self, service: str) -> str:
@@ -261,6 +274,10 @@ class Installation:
             return error.code, json.load(error)
         except OSError as error:
             return 0, str(error)
+
+    def catalog(self, key: str) -> dict[int, Any]:
+        """Return what is sold to a customer, by its number."""
+        return {one["service"]: one for one in self.ask(key=key, action="services")[1]}
 
     def remove(self) -> None:
         """Remove the containers, the networks and the volumes of this name."""
@@ -309,13 +326,16 @@ def rehearse(here: Installation) -> None:
     guarded(here)
 
     key = here.tell("customer", "add", "alice", "--credit", str(CREDIT))["key"]
-    until("a catalog", lambda: len(here.ask(key=key, action="services")[1]) > 30)  # noqa: PLR2004
-    order = {"key": key, "action": "add", "service": 404, "link": "https://example.com/p"}
-    first = here.ask(**order, quantity=1000)[1]["order"]
+    until("a catalog", lambda: SOLD in here.catalog(key))
+    order = {"key": key, "action": "add", "service": SOLD, "link": "https://example.com/p"}
+    _, answer = here.ask(**order, quantity=1000)
+    first = answer.get("order")
+    expect("an order gets its id", {"order": first}, answer)
     until("the order is placed", lambda: here.tell("order", "show", str(first))["upstream_id"])
     before = here.tell("order", "show", str(first))
     say(f"ok: order {first} is placed, for {before['charge']}")
 
+    # From here on nobody can know whether the provider has taken an order.
     run("podman", "pause", here.container("sandbox"))
     second = here.ask(**order, quantity=500)[1]["order"]
     here.kill("gateway")
@@ -328,29 +348,23 @@ def rehearse(here: Installation) -> None:
     expect("the first order is the same", before["upstream_id"], story["upstream_id"])
     books(here, "after the gateway was killed")
 
+    process = here.inspect("gateway", ".State.Pid")
     here.kill("postgres")
     status, said = here.ask(**order, quantity=100)
     expect("an order that cannot be made durable", (503, ["error"]), (status, list(said)))
     took = until("the database is back", lambda: here.healthy("postgres"))
     took += until("the gateway is ready", lambda: here.healthy("gateway"))
     say(f"ok: the database is back after {took:.0f} s, and the gateway with it")
+    expect("the gateway is the same process", process, here.inspect("gateway", ".State.Pid"))
     expect("what is held is held", held, here.tell("customer", "show", "alice"))
     books(here, "after the database was killed")
-
-    run("podman", "unpause", here.container("sandbox"))
-    until("the background tells what became of it", lambda: here.healthy("background"))
-    here.tell("order", "settle", str(second), "--not-placed")
-    expect("nothing is held any more", "0.00", here.tell("customer", "show", "alice")["held"])
-    books(here, "after the owner has decided")
 
 
 def main() -> None:
     """Build, rehearse, and remove what was made."""
     here = Installation()
-    with limits(), images():
+    with limits(), images(), built():
         try:
-            say("building")
-            build()
             rehearse(here)
         except BaseException:
             for service in SERVICES:
