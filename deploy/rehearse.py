@@ -103,8 +103,8 @@ def base_images() -> list[str]:
     """Return the images that the Dockerfile and the compose file begin with."""
     dockerfile = (ROOT / "deploy/Dockerfile").read_text()
     compose = (ROOT / "docker-compose.yml").read_text()
-    froms = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
-    return sorted({*froms, *re.findall(r"^ +image: (\S+:\S+)$", compose, re.MULTILINE)})
+    bases = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
+    return sorted({*bases, *re.findall(r"^ +image: (\S+:\S+)$", compose, re.MULTILINE)})
 
 
 @contextlib.contextmanager

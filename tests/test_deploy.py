@@ -175,11 +175,11 @@ def test_the_image_does_not_run_as_root() -> None:
 def test_the_image_is_built_in_two_stages_of_a_known_version() -> None:
     """What installs packages stays behind."""
     found = instructions()
-    froms = [at for at, words in enumerate(found) if words[0] == "FROM"]
-    last = found[froms[-1] :]
+    bases = [at for at, words in enumerate(found) if words[0] == "FROM"]
+    last = found[bases[-1] :]
 
-    assert len(froms) == 2
-    assert all(re.fullmatch(r"python:3\.\d+-slim-[a-z]+", found[at][1]) for at in froms)
+    assert len(bases) == 2
+    assert all(re.fullmatch(r"python:3\.\d+-slim-[a-z]+", found[at][1]) for at in bases)
     assert not any("pip" in word for words in last for word in words)
 
 
