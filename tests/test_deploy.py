@@ -16,8 +16,8 @@ import yaml
 
 from databases import database
 from gateway.app import DRAIN
-from gateway.background import PRESENT
 from gateway.commands import serve
+from gateway.store import PRESENT
 from gateway.store.postgres import PostgresStore
 
 ROOT = Path(__file__).parent.parent
