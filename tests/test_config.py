@@ -359,7 +359,7 @@ def test_the_example_of_the_contract_is_read_whole() -> None:
     config = read(CONTRACT, **KEYS)
 
     assert config.currency == "USD"
-    assert config.exchange_rates == {"INR": Decimal("0.0119")}
+    assert config.exchange_rates.fixed == {"INR": Decimal("0.0119")}
     assert config.markup == {Decimal(0): Decimal("0.25")}
     assert (config.every.catalog, config.every.status, config.every.balance) == (600, 30, 300)
     assert list(config.providers) == [
@@ -450,7 +450,7 @@ def test_an_unquoted_decimal_keeps_every_digit(number: Decimal) -> None:
         return
     config = read(f"currency: USD\nexchange_rates: {{INR: {text}}}\n")
 
-    assert text == f"{config.exchange_rates['INR']:f}"
+    assert text == f"{config.exchange_rates.fixed['INR']:f}"
 
 
 @given(st.integers(0, 999_999), st.text("0123456789", min_size=1, max_size=9))
@@ -564,3 +564,19 @@ def test_the_digest_is_that_of_the_text() -> None:
     """A changed file is told from an unchanged one."""
     assert hashlib.sha256(PANEL.encode()).hexdigest() == read(PANEL).digest
     assert read(PANEL).digest != read(PANEL + "\n").digest
+
+
+def test_exchange_rates_may_have_a_source_beside_fixed_ones() -> None:
+    """With a source, a provider's currency needs no rate in the file."""
+    text = (
+        "currency: USD\n"
+        "exchange_rates: {from: rates.json, every: 6h, max_age: 2d, max_move: 5%, "
+        "date: 2026-11-21, EUR: 1.08}\n"
+        "providers:\n"
+        "  p: {adapter: smm_panel_in, url: https://a.example/api/v2, key: ${KEY}}\n"
+    )
+    rates = read(text).exchange_rates
+
+    assert ("rates.json", 21_600.0, 172_800.0) == (rates.from_, rates.every, rates.max_age)
+    assert (Decimal("0.05"), "2026-11-21") == (rates.max_move, str(rates.date))
+    assert {"EUR": Decimal("1.08")} == rates.fixed

@@ -291,7 +291,8 @@ class Hostile:
         self.sold: list[tuple[str, str]] = []
         """What it did for each order of 1000, and what it charged: its list's row at the time."""
 
-    def lists(self, _: Form) -> Any:
+    def lists(self, form: Form) -> Any:
+        assert form == {"action": "services"}
         if self.honest:
             return list(self.rows.values())
         roll = self.chance.random()

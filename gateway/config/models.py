@@ -18,6 +18,7 @@ from gateway.config.values import (
     Count,
     Counted,
     Currency,
+    Day,
     Duplicates,
     Few,
     Flag,
@@ -68,6 +69,33 @@ class Block(BaseModel):
         validate_by_name=True,
         validate_by_alias=True,
     )
+
+
+class ExchangeRates(Block):
+    """One unit of each currency, in the gateway's own: fixed ones by their codes, and a source.
+
+    Attributes:
+        from_: a web address or a file with ``{"INR": 0.0119}``; a fixed rate comes before its.
+        every: how often it is asked, in seconds.
+        max_age: how old a rate of it may be and still be reckoned with, in seconds.
+        max_move: how far one may move at once, as a fraction; beyond it the last one stays.
+        date: of when the fixed rates are.
+
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Rate]
+
+    from_: Text | None = Field(default=None, alias="from")
+    every: Interval = 86_400.0
+    max_age: Span = 604_800.0
+    max_move: Percent = Decimal("0.1")
+    date: Day | None = None
+
+    @property
+    def fixed(self) -> dict[str, Decimal]:
+        """The rates that stand in the file."""
+        return self.__pydantic_extra__
 
 
 class Every(Block):
@@ -326,7 +354,6 @@ class Contents(Block):
 
     Attributes:
         currency: what customers are charged in.
-        exchange_rates: one unit of each currency, in ``currency``.
         markup: where nothing more specific says otherwise; see ``pricing``.
         round: a multiple of this is what every rate is, unless it is a fixed one.
         price_jump: how many times as much, or as little, a provider's rate may become before
@@ -337,7 +364,7 @@ class Contents(Block):
     """
 
     currency: Currency
-    exchange_rates: Annotated[dict[Currency, Rate], BLOCK] = {}
+    exchange_rates: Annotated[ExchangeRates, BLOCK] = ExchangeRates()
     markup: Markup = {Decimal(0): Decimal(0)}
     round: Rate | None = None
     price_jump: Times = Decimal(3)
@@ -363,12 +390,14 @@ class Config(Contents):
         text: what was read.
         digest: SHA-256 of it.
         warnings: what is legal but not in force, in the form of a mistake.
+        fetched: the exchange rates of the source, as they were last good.
 
     """
 
     text: str = ""
     digest: str = ""
     warnings: list[str] = []
+    fetched: dict[str, Decimal] = {}
 
     @property
     def max_catalog_age(self) -> float:
@@ -378,5 +407,5 @@ class Config(Contents):
 
     @property
     def exchange(self) -> Exchange:
-        """Every currency of the file in the gateway's own."""
-        return Exchange(self.currency, self.exchange_rates)
+        """Every currency of which a rate is known, in the gateway's own."""
+        return Exchange(self.currency, {**self.fetched, **self.exchange_rates.fixed})

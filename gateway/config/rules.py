@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from gateway.config.document import Steps, is_variable, shown, written
-from gateway.config.values import nearest, seconds
+from gateway.config.values import CURRENCY, NO_CURRENCY, nearest, seconds
 from gateway.order_types import table
 
 
@@ -26,6 +26,10 @@ class Broken(NamedTuple):
 _FIELDS = {"key", "action", "service", "order", "orders", "refill", "refills"} | {
     name for row in table() for name in (*row.required, *row.optional)
 }
+
+
+_NO_CURRENCIES = {"from", "every", "max_age", "max_move", "date"}
+"""The keys of ``exchange_rates`` that are about all of them."""
 
 
 def check(data: object, adapters: Mapping[str, str]) -> Iterator[Broken]:
@@ -46,6 +50,9 @@ def _currencies(
     root: dict[str, object], providers: dict[str, object], adapters: Mapping[str, str]
 ) -> Iterator[Broken]:
     own, rates = root.get("currency"), _block(root.get("exchange_rates"))
+    for code in rates:
+        if code not in _NO_CURRENCIES and not CURRENCY.fullmatch(code):
+            yield Broken(("exchange_rates", code), f"{shown(code)} {NO_CURRENCY}", key=True)
     if not isinstance(own, str):
         return
     rate = rates.get(own)
@@ -58,7 +65,8 @@ def _currencies(
         currency = block.get("currency")
         if currency is None and isinstance(adapter, str):
             currency, key = adapters.get(adapter), "adapter"
-        if isinstance(currency, str) and currency != own and currency not in rates:
+        known = currency == own or currency in rates or "from" in rates
+        if isinstance(currency, str) and not known:
             code = written(currency)
             text = f"{name} charges in {code}, which has no exchange rate; add it to exchange_rates"
             yield Broken(("providers", name, key), text)

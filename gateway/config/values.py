@@ -9,6 +9,7 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date
 from decimal import Decimal
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -90,7 +91,7 @@ _WHOLE = re.compile(r"0|[1-9][0-9]{0,17}")
 _PERCENT = re.compile(r"(-?[0-9]{1,6}(?:\.[0-9]{1,9})?) ?%")
 _TIMES = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?[x×]?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_CURRENCY = re.compile(r"[A-Z]{3,5}")
+CURRENCY = re.compile(r"[A-Z]{3,5}")
 _PARAMETER = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _RESERVED = {"key", "action", "service", "idempotency_key"}
 
@@ -155,6 +156,14 @@ def _from_nothing(steps: Mapping[object, object]) -> None:
         raise said("two steps begin at the same rate; remove one of them")
     if Decimal(0) not in starts:
         raise said("no step begins at 0, so that small rates have no markup; add one, as 0: 40%")
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        msg = f"{shown(text)} is not a date; write one such as 2026-11-21"
+        raise ValueError(msg) from None
 
 
 def _times(text: str) -> Decimal:
@@ -304,6 +313,7 @@ Percent = Annotated[Decimal, scalar(percent)]
 Rate = Annotated[Decimal, amount(zero=False)]
 Amount = Annotated[Decimal, amount(zero=True)]
 Markup = Annotated[dict[Amount, Percent], BeforeValidator(stepped)]
+Day = Annotated[date, scalar(_day)]
 Times = Annotated[Decimal, scalar(_times)]
 Flag = Annotated[bool, scalar(_flag)]
 Text = Annotated[str, scalar(_text)]
@@ -314,9 +324,8 @@ Url = Annotated[str, scalar(_url)]
 Secret = Annotated[SecretStr, scalar(_secret)]
 Parameter = Annotated[str, scalar(_parameter)]
 Counted = Annotated[Size, scalar(_size)]
-Currency = Annotated[
-    str, _word(_CURRENCY, "is not a currency; write its code in capitals, such as USD")
-]
+NO_CURRENCY = "is not a currency; write its code in capitals, such as USD"
+Currency = Annotated[str, _word(CURRENCY, NO_CURRENCY)]
 Name = Annotated[str, _word(_NAME, "is not a name; use letters, digits, dots, - and _")]
 Id = Annotated[int, whole(1, LARGEST_ID, "an id; give a whole number")]
 Count = Annotated[int, whole(1, 10**12)]
