@@ -24,6 +24,7 @@ from gateway.catalog import Shop
 from gateway.config import Config
 from gateway.endpoint import App, Endpoint, Receive, Scope, Send
 from gateway.errors import ConfigError, StoreUnavailable
+from gateway.exchange import ExchangeSource
 from gateway.follow import Follow
 from gateway.limits import EXCHANGED, Limits
 from gateway.line import Line
@@ -78,7 +79,16 @@ class Gateway:
         self.limits = Limits(config.limits)
         self.shop: Shop = Shop(config, store, self.router, now, before.shop if before else None)
         self.listing = Listing(config, store, self.shop, now)
-        self.sync = Sync(config, store, self.router, self.shop, self.listing, cache, now)
+        self.sync = Sync(
+            config,
+            store,
+            self.router,
+            self.shop,
+            self.listing,
+            ExchangeSource(config, store, upstream, now),
+            cache,
+            now,
+        )
         self.orders = Orders(store, self.router, self.shop, promises, following, now)
         self.follow = Follow(
             store, self.router, self.shop, cache, following, promises.answer_within, now

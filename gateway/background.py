@@ -105,6 +105,9 @@ class Background:
         yield Piece("leftovers", self._leftovers, max(every.status, 1.0))
         yield Piece("queue", self._queue, LOOK_FOR_NEWS)
         yield Piece("claims", self._claims, 3600.0)
+        if self._sync.exchanges:
+            every_rates = self._config.exchange_rates.every
+            yield Piece("exchange rates", self._sync.fetch_exchange_rates, every_rates)
         for name in self._router.lines:
             yield Piece(f"catalog of {name}", self._of(self._catalog, name), every.catalog)
             yield Piece(f"statuses of {name}", self._of(self._statuses, name), self._tick())

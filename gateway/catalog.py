@@ -148,13 +148,23 @@ class Shop:
             given = await self._give(found)
             name = f"{self._config.digest[:16]}-{edition}"
             can = self._router.has
-            make = partial(Catalog.make, self._config, self._offers, can, name, found, given)
+            config = await self._exchanged(self._config)
+            make = partial(Catalog.make, config, self._offers, can, name, found, given)
             catalog = await offload(make, size)
             self._remember(self.catalog, catalog)
             self.catalog = catalog
             self._edition = edition
             self._warn()
             return True
+
+    async def _exchanged(self, config: Config) -> Config:
+        """Return an owner's file with the exchange rates of its source."""
+        if config.exchange_rates.from_ is None:
+            return config
+        oldest = self._now() - int(config.exchange_rates.max_age * 1000)
+        kept = await self._store.exchange_rates()
+        fetched = {currency: rate for currency, (rate, at) in kept.items() if at >= oldest}
+        return config.model_copy(update={"fetched": fetched})
 
     async def _load(self) -> None:
         """Read the offers of the providers whose lists have changed, as far as they are sold."""
@@ -201,6 +211,7 @@ class Shop:
         offers = await self._store.offers()
         found = list(imports.find(config, offers))
         given = self.given or Given()
+        config = await self._exchanged(config)
         before = Catalog.make(config, offers, self._router.has, "", found, given)
         self._remember(before, self.catalog)
 

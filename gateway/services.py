@@ -139,7 +139,9 @@ class Catalog:
         for number, found in sorted(rows, key=itemgetter(0)):
             if number not in config.services:
                 name = named(found, number, given, taken)
-                services[number] = _imported(number, found, name, config, prices, actions)
+                service = _imported(number, found, name, config, prices, actions)
+                if service:
+                    services[number] = service
         return cls(services, edition)
 
 
@@ -191,9 +193,11 @@ def _imported(
     config: Config,
     prices: Sequence[Mapping[str, Price]],
     actions: Can,
-) -> Service:
-    """Return a service as a rule takes it over."""
+) -> Service | None:
+    """Return a service as a rule takes it over; ``None`` when nobody knows what it costs."""
     route = _route(config, found.provider, found.offer)
+    if route is None:
+        return None
     service = _made(number, _AS_IT_IS, [route], found.type, prices[found.rule], config, actions)
     return msgspec.structs.replace(service, name=name, category=found.category)
 
@@ -247,12 +251,15 @@ def _routes(
         # Whatever is free at a provider is so by mistake, unless we say the price.
         if offer is not None and (offer.rate or declared.rate):
             found.append(_route(config, one.provider, offer))
-    return found
+    return [route for route in found if route]
 
 
-def _route(config: Config, provider: str, offer: Offer) -> Route:
+def _route(config: Config, provider: str, offer: Offer) -> Route | None:
     currency = config.providers[provider].currency
-    exchange = config.exchange.factor(currency)
+    try:
+        exchange = config.exchange.factor(currency)
+    except LookupError:
+        return None  # nobody knows what it costs us: its exchange rate is not there, or too old
     return Route(provider, offer, currency, exchange, pricing.exchange(offer.rate, exchange))
 
 

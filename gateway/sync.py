@@ -11,6 +11,7 @@ from gateway.cache import CATALOG, Cache
 from gateway.catalog import Shop
 from gateway.config import Config
 from gateway.errors import CallFailed, Indeterminate
+from gateway.exchange import ExchangeSource
 from gateway.firewall import Judged, Rules
 from gateway.listing import Listing
 from gateway.model import Decision, Held, Offer
@@ -49,6 +50,7 @@ class Sync:
         router: Router,
         shop: Shop,
         listing: Listing,
+        exchange: ExchangeSource,
         cache: Cache,
         now: Callable[[], int],
     ) -> None:
@@ -57,6 +59,7 @@ class Sync:
         self._router = router
         self._shop = shop
         self._listing = listing
+        self._exchange = exchange
         self._cache = cache
         self._now = now
         # Fetched all at the same time, but taken up one after the other: see ``offload``.
@@ -69,6 +72,19 @@ class Sync:
         if news:
             self._listing.warm()
         return news
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether there are exchange rates to look after."""
+        return self._exchange.declared
+
+    async def fetch_exchange_rates(self, under: Lease | None = None) -> None:
+        """Ask the owner's source of exchange rates; see ``ExchangeSource.fetch``."""
+        try:
+            await self._exchange.fetch(under)
+        finally:
+            if await self.refresh():
+                await self._cache.tell(CATALOG)
 
     async def fetch(self, provider: str, under: Lease | None = None) -> Synced:
         """Fetch a provider's list and take it up.

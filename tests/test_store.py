@@ -953,6 +953,28 @@ async def test_a_long_list_is_written_in_parts_and_whole_in_the_end(store: Store
     assert 2 * CHUNK + 1 == len(await store.changes(0, limit=10**6))
 
 
+async def test_exchange_rates_are_kept_and_end_when_they_are_too_old(store: Store) -> None:
+    """With a new edition whenever that changes anything; what a rate was stays known."""
+    inr, eur = Decimal("0.0119"), Decimal("1.0800")
+    before = await store.edition()
+    await store.keep_exchange_rates({"INR": inr, "EUR": eur}, AT, 0)
+    first = await store.edition()
+    await store.keep_exchange_rates({"INR": inr}, AT + 5, 0)
+
+    assert (first, before + 1) == (await store.edition(), first)
+    assert {"INR": (inr, AT + 5), "EUR": (eur, AT)} == await store.exchange_rates()
+
+    for _ in range(2):
+        await store.keep_exchange_rates({}, AT + 9, AT + 1)
+
+    assert first + 1 == await store.edition()
+    assert {"INR": (inr, AT + 5), "EUR": (eur, 0)} == await store.exchange_rates()
+    assert ("", "") in await store.changed_offers(AT + 9)
+    assert ("EUR 1.0800 INR 0.0119", "INR 0.0119") == next(
+        (one.before, one.after) for one in await store.changes(AT + 9)
+    )
+
+
 async def test_a_sighting_leaves_what_was_not_looked_at(store: Store) -> None:
     """Each look adds what it saw; an empty trouble is news too."""
     await store.sight([Sighting("alpha", balance=-5, currency="INR", balance_at=1, trouble="slow")])

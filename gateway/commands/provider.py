@@ -145,6 +145,15 @@ async def _sync(gateway: Gateway, name: str) -> Synced:
     return Synced(name, services=found.services, left_out=list(found.left_out), held_back=held)
 
 
+async def _exchange(gateway: Gateway) -> str:
+    """Fetch the exchange rates; returns what was wrong with them."""
+    try:
+        await gateway.sync.fetch_exchange_rates()
+    except CallFailed as failure:
+        return str(failure)
+    return ""
+
+
 @command
 async def sync(
     provider: Annotated[str | None, typer.Argument(help="Only this one.")] = None,
@@ -161,6 +170,7 @@ async def sync(
         with Progress(*columns, console=err, transient=True, disable=json) as progress:
             progress.add_task(f"fetching {len(names)} catalogs")
             results = await asyncio.gather(*(_sync(gateway, name) for name in names))
+            trouble = await _exchange(gateway)
         missing = sorted(set(config.services) - set(gateway.shop.catalog.services))
     if json:
         rows = [msgspec.to_builtins(one) for one in results]
@@ -181,5 +191,7 @@ async def sync(
                 err.print(f"held back: {words}", markup=False)
         if missing:
             err.print(f"unavailable: services {', '.join(map(str, missing))}", markup=False)
-    if any(one.error for one in results):
+    if trouble:
+        err.print(trouble, markup=False)
+    if trouble or any(one.error for one in results):
         raise typer.Exit(1)

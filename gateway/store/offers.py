@@ -1,6 +1,7 @@
 """What a store does for the providers' services: what they are, were, and may become."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -67,6 +68,20 @@ class Offers(Protocol):
         """
         ...
 
+    async def keep_exchange_rates(
+        self, rates: Mapping[str, Decimal], at: int, oldest: int, under: "Lease | None" = None
+    ) -> None:
+        """Remember exchange rates as they are now.
+
+        Those from before ``oldest`` are in force no longer: then they are of the time 0.
+        A new edition of the offers begins where that changes what anything costs.
+        """
+        ...
+
+    async def exchange_rates(self) -> dict[str, tuple[Decimal, int]]:
+        """Return the exchange rates that are remembered, by currency, and of when they are."""
+        ...
+
     async def changes(
         self, since: int, *, provider: str = "", offer: str = "", limit: int = 1000
     ) -> list[OfferChange]:
@@ -74,8 +89,23 @@ class Offers(Protocol):
         ...
 
     async def changed_offers(self, since: int) -> set[tuple[str, str]]:
-        """Return the provider and id of what has changed since; without an id, all of it."""
+        """Return the provider and id of what has changed since.
+
+        Without an id it is all that the provider has, without a provider everything.
+        """
         ...
+
+
+def rate_changes(
+    known: Mapping[str, tuple[Decimal, int]], rates: Mapping[str, Decimal], oldest: int, at: int
+) -> list[OfferChange]:
+    """Return what new exchange rates change, for all providers."""
+    after = {one: rate for one, (rate, seen) in known.items() if seen >= oldest} | dict(rates)
+    before = {one: rate for one, (rate, seen) in known.items() if seen}
+    if before == after:
+        return []
+    said = (" ".join(f"{one} {rate:f}" for one, rate in sorted(m.items())) for m in (before, after))
+    return [OfferChange("", "", at, "exchange", *said)]
 
 
 class Difference(msgspec.Struct, frozen=True, gc=False):

@@ -1,10 +1,19 @@
 """The providers' services, on PostgreSQL."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 
 from gateway.model import Decision, Held, Known, Offer, OfferChange
 from gateway.store import Lease
-from gateway.store.offers import KEPT_CHANGES, Difference, chunks, compare, difference, pauses
+from gateway.store.offers import (
+    KEPT_CHANGES,
+    Difference,
+    chunks,
+    compare,
+    difference,
+    pauses,
+    rate_changes,
+)
 from gateway.store.postgres_base import Look, PostgresBase, hold
 from gateway.store.postgres_rows import Connection, Row, Sets, select, things, types
 from gateway.store.rows import columns, from_row, listed, to_row, to_value
@@ -36,6 +45,11 @@ _FOR_SALE = (
     "gone_at IS NULL AND NOT EXISTS (SELECT FROM quarantine AS held "
     "WHERE held.provider = offers.provider AND held.offer = offers.id AND held.paused)"
 )
+_RATES = "SELECT currency, rate, at FROM exchange_rates"
+_KEEP = """
+    INSERT INTO exchange_rates (currency, rate, at) SELECT currency, rate, at FROM {new}
+    ON CONFLICT (currency) DO UPDATE SET rate = excluded.rate, at = excluded.at
+"""
 _PAUSED = "SELECT offer FROM quarantine WHERE provider = $1 AND paused"
 _DECIDED = {"provider": "text", "offer": "text", "offered": "text", "services": "bigint"}
 _DECIDE = f"""
@@ -169,6 +183,30 @@ class PostgresOffers(PostgresBase):
 
         return await self._transact(run)
 
+    async def keep_exchange_rates(
+        self, rates: Mapping[str, Decimal], at: int, oldest: int, under: Lease | None = None
+    ) -> None:
+        """Remember exchange rates as they are now; those too old are in force no longer."""
+
+        async def run(db: Connection) -> None:
+            await hold(db, under)
+            await db.execute("LOCK TABLE exchange_rates IN SHARE ROW EXCLUSIVE MODE")
+            changes = rate_changes(_rates(await db.fetch(_RATES)), rates, oldest, at)
+            sets = Sets()
+            rows = [(one, f"{rate:f}", at) for one, rate in rates.items()]
+            sets.add("kept", _KEEP, {"currency": "text", "rate": "text", "at": "bigint"}, rows)
+            sets.add("remembered", _REMEMBER, _CHANGE, [to_row(one) for one in changes])
+            if sets:
+                await db.fetchval(sets.statement(), *sets.bindings)
+            await db.execute("UPDATE exchange_rates SET at = 0 WHERE at < $1", oldest)
+            await _edition(db, [""], changed=bool(changes))
+
+        await self._transact(run)
+
+    async def exchange_rates(self) -> dict[str, tuple[Decimal, int]]:
+        """Return the exchange rates that are remembered."""
+        return _rates(await self._fetch(_RATES))
+
     async def changes(
         self, since: int, *, provider: str = "", offer: str = "", limit: int = 1000
     ) -> list[OfferChange]:
@@ -188,6 +226,10 @@ class PostgresOffers(PostgresBase):
             "SELECT DISTINCT provider, offer FROM changes WHERE at >= $1", since, long=True
         )
         return {(provider, offer) for provider, offer in rows}
+
+
+def _rates(rows: Iterable[Row]) -> dict[str, tuple[Decimal, int]]:
+    return {one: (Decimal(rate), int(at)) for one, rate, at in rows}
 
 
 def _select(where: str) -> str:

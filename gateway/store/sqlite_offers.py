@@ -1,13 +1,23 @@
 """The providers' services, on SQLite."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from functools import partial
+from typing import Any
 
 import apsw
 
 from gateway.model import Decision, Held, Known, Offer, OfferChange
 from gateway.store import Lease
-from gateway.store.offers import KEPT_CHANGES, Difference, chunks, compare, difference, pauses
+from gateway.store.offers import (
+    KEPT_CHANGES,
+    Difference,
+    chunks,
+    compare,
+    difference,
+    pauses,
+    rate_changes,
+)
 from gateway.store.rows import columns, from_row, listed, to_row, to_value
 from gateway.store.sqlite_file import SqliteFile, hold, select
 
@@ -25,6 +35,7 @@ _FOR_SALE = (
     "gone_at IS NULL AND NOT EXISTS (SELECT 1 FROM quarantine AS held "
     "WHERE held.provider = offers.provider AND held.offer = offers.id AND held.paused)"
 )
+_RATES = "SELECT currency, rate, at FROM exchange_rates"
 _PAUSED = "SELECT offer FROM quarantine WHERE provider = ? AND paused"
 
 
@@ -134,6 +145,26 @@ class SqliteOffers(SqliteFile):
 
         return [one for one in held if await self._writer.do(partial(run, one))]
 
+    async def keep_exchange_rates(
+        self, rates: Mapping[str, Decimal], at: int, oldest: int, under: Lease | None = None
+    ) -> None:
+        """Remember exchange rates as they are now; those too old are in force no longer."""
+
+        def run(db: apsw.Connection) -> None:
+            hold(db, under)
+            changes = rate_changes(_rates(db.execute(_RATES)), rates, oldest, at)
+            rows = [(one, f"{rate:f}", at) for one, rate in rates.items()]
+            db.executemany("INSERT OR REPLACE INTO exchange_rates VALUES (?, ?, ?)", rows)
+            db.execute("UPDATE exchange_rates SET at = 0 WHERE at < ?", (oldest,))
+            db.executemany(_REMEMBER, [to_row(one) for one in changes])
+            _edition(db, "", changed=bool(changes))
+
+        await self._writer.do(run)
+
+    async def exchange_rates(self) -> dict[str, tuple[Decimal, int]]:
+        """Return the exchange rates that are remembered."""
+        return _rates(self._read(_RATES))
+
     async def changes(
         self, since: int, *, provider: str = "", offer: str = "", limit: int = 1000
     ) -> list[OfferChange]:
@@ -154,6 +185,10 @@ class SqliteOffers(SqliteFile):
         return await self._apart(
             lambda db: {(str(one), str(two)) for one, two in db.execute(statement, (since,))}
         )
+
+
+def _rates(rows: Iterable[Sequence[Any]]) -> dict[str, tuple[Decimal, int]]:
+    return {str(one): (Decimal(rate), int(at)) for one, rate, at in rows}
 
 
 def _offers(

@@ -16,6 +16,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "sightings": ("provider",),
     "readings": ("provider", "asked_at"),
     "configurations": ("id",),
+    "exchange_rates": ("currency",),
     "imported": ("id",),
     "imported_names": ("name",),
     "events": ("order", "version"),

@@ -31,3 +31,10 @@ CREATE TABLE editions (
 ) STRICT, WITHOUT ROWID;
 INSERT INTO editions SELECT DISTINCT provider, (SELECT value FROM counters WHERE name = 'offers')
     FROM offers;
+
+-- The last good exchange rates of the owner's source, and of when each is.
+CREATE TABLE exchange_rates (
+    currency TEXT PRIMARY KEY,
+    rate TEXT NOT NULL,
+    at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
