@@ -10,7 +10,7 @@ from gateway import imports, money
 from gateway.config import Config
 from gateway.imports import Found, Given
 from gateway.model import Offer, Order
-from gateway.offload import offload
+from gateway.offload import let_go, offload
 from gateway.order_form import Form
 from gateway.router import Router
 from gateway.services import Catalog, Service
@@ -177,7 +177,10 @@ class Shop:
         for name in names:
             offers = (await self._store.offers([name])).get(name, {})
             pick = partial(self._sold, name, offers)
+            before = self._offers.pop(name, {})
             self._offers[name] = await offload(pick, len(offers) + len(self._config.services))
+            await let_go(offers)
+            await let_go(before)
             self._editions[name] = editions[name]
 
     def _sold(self, provider: str, offers: Mapping[str, Offer]) -> dict[str, Offer]:

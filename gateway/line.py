@@ -20,7 +20,7 @@ from gateway.errors import CallFailed, Fault, Rejected, Unreachable
 from gateway.gate import Gate
 from gateway.model import Action, Call
 from gateway.money import MILLION, Money
-from gateway.offload import apart
+from gateway.offload import apart, free
 from gateway.upstream import Upstream
 
 T = TypeVar("T")
@@ -241,7 +241,11 @@ class Line:
             def understood() -> T:
                 secret = len(self._key) >= SECRET  # a few letters stand in answers by themselves
                 body = _without(self._key.encode(), answer.body) if secret else answer.body
-                return read(call, self.adapter.open(call, answer.status, body))
+                opened = self.adapter.open(call, answer.status, body)
+                value = read(call, opened)
+                if isinstance(opened, list):
+                    free(opened)
+                return value
 
             # Everybody else would wait while a catalog is read.
             large = len(answer.body) > LARGE

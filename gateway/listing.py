@@ -83,7 +83,7 @@ class Listing:
         self._store = store
         self._shop = shop
         self._begun_at = now()
-        self._catalog: Catalog | None = None
+        self._edition: str | None = None
         self._lists: dict[str, asyncio.Task[Rendered]] = {}
 
     def warm(self) -> None:
@@ -110,8 +110,8 @@ class Listing:
 
     def _made(self, group: str) -> "asyncio.Task[Rendered]":
         catalog = self._shop.catalog
-        if catalog is not self._catalog:
-            self._catalog, self._lists = catalog, {}
+        if catalog.edition != self._edition:
+            self._edition, self._lists = catalog.edition, {}
         task = self._lists.get(group)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
             making = offload(partial(render, catalog, group), len(catalog.services))

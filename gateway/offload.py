@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -33,6 +34,18 @@ async def apart(work: Callable[[], T]) -> T:
     """Do some work in the thread, after what is there already."""
     with gently():
         return await asyncio.get_running_loop().run_in_executor(_thread, work)
+
+
+def free(things: dict[Any, Any] | list[Any]) -> None:
+    """Free many things one by one: to free all at once is one step, which everybody waits for."""
+    take = things.popitem if isinstance(things, dict) else things.pop
+    while things:
+        take()
+
+
+async def let_go(things: dict[Any, Any] | list[Any]) -> None:
+    """Free many things, apart."""
+    await offload(partial(free, things), len(things))
 
 
 @contextmanager

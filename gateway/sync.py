@@ -15,7 +15,7 @@ from gateway.exchange import ExchangeSource
 from gateway.firewall import Judged, Rules
 from gateway.listing import Listing
 from gateway.model import Decision, Held, Offer
-from gateway.offload import gently, offload
+from gateway.offload import gently, let_go, offload
 from gateway.router import Router
 from gateway.store import Lease, Sighting, Store
 
@@ -102,7 +102,9 @@ class Sync:
             raise
         if await self.refresh():
             await self._cache.tell(CATALOG)
-        return Synced(len(offers), odd, held)
+        services = len(offers)
+        await let_go(offers)
+        return Synced(services, odd, held)
 
     async def _take_up(
         self, provider: str, offers: Sequence[Offer], under: Lease | None
@@ -122,6 +124,8 @@ class Sync:
             await self._disbelieve(provider, reason, len(offers), waiting.get(""), now, under)
         await self._store.save_offers(provider, found.offers, now, under, held=found.held)
         await self._store.sight([Sighting(provider, synced_at=now, offers=len(offers), trouble="")])
+        await let_go(known)
+        await let_go(found.offers)
         undecided = [one for one in found.held if one.decision is Decision.NONE]
         _tell(provider, [one for one in undecided if one.at == now])
         return undecided

@@ -84,6 +84,7 @@ async def fill(url: str) -> None:
     await store.sight([Sighting("alpha", balance=5, currency="USD", balance_at=AT)])
     await store.add_reading(Reading("alpha", AT, AT + 1, 5, "USD", checked=True))
     await store.keep_configuration("currency: USD\n", AT)
+    await store.keep_exchange_rates({"INR": Decimal("0.0119")}, AT, 0)
     await store.hold_back(Held("alpha", "1", "dearer", at=AT))
     await store.give([Wanted("alpha", "1", "Likes", 10_000, 20_000)], [101])
     await store.close()

@@ -84,7 +84,7 @@ class ExchangeRates(Block):
     """
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Rate]
+    __pydantic_extra__: dict[str, Rate]  # ty: ignore[incompatible-mutable-override]  # as pydantic has it
 
     from_: Text | None = Field(default=None, alias="from")
     every: Interval = 86_400.0

@@ -41,7 +41,7 @@ class Offers(Protocol):
         """Return the offers that are neither gone nor paused, by provider and their ids."""
         ...
 
-    async def known_offers(self, provider: str) -> Known:
+    async def known_offers(self, provider: str) -> dict[str, tuple[Offer, int | None]]:
         """Return all that a provider has ever offered, by its ids."""
         ...
 

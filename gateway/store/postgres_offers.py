@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
-from gateway.model import Decision, Held, Known, Offer, OfferChange
+from gateway.model import Decision, Held, Offer, OfferChange
+from gateway.offload import free, let_go
 from gateway.store import Lease
 from gateway.store.offers import (
     KEPT_CHANGES,
@@ -83,8 +84,10 @@ class PostgresOffers(PostgresBase):
         # Read before the transactions. Should two lists of one provider cross, or only some of
         # one be written, the next one puts it right.
         def read(look: Look) -> list[Difference]:
-            rows = look(_select("provider = $1"), provider)
-            return compare(provider, _known(rows).get(provider, {}), offers, at)
+            known = _known(look(_select("provider = $1"), provider)).get(provider, {})
+            found = compare(provider, known, offers, at)
+            free(known)
+            return found
 
         found = await self._apart(read)
         for part in chunks(found):
@@ -109,7 +112,9 @@ class PostgresOffers(PostgresBase):
             await db.execute("DELETE FROM changes WHERE at < $1", at - KEPT_CHANGES)
             return await _edition(db, [provider], changed=bool(found or changes))
 
-        return await self._transact(finish)
+        edition = await self._transact(finish)
+        await let_go(found)
+        return edition
 
     async def offers(self, providers: Sequence[str] | None = None) -> dict[str, dict[str, Offer]]:
         """Return the offers that are neither gone nor paused."""
@@ -127,7 +132,7 @@ class PostgresOffers(PostgresBase):
 
         return await self._apart(run)
 
-    async def known_offers(self, provider: str) -> Known:
+    async def known_offers(self, provider: str) -> dict[str, tuple[Offer, int | None]]:
         """Return all that a provider has ever offered."""
         return await self._apart(
             lambda look: _known(look(_select("provider = $1"), provider)).get(provider, {})

@@ -7,7 +7,8 @@ from typing import Any
 
 import apsw
 
-from gateway.model import Decision, Held, Known, Offer, OfferChange
+from gateway.model import Decision, Held, Offer, OfferChange
+from gateway.offload import free, let_go
 from gateway.store import Lease
 from gateway.store.offers import (
     KEPT_CHANGES,
@@ -56,9 +57,10 @@ class SqliteOffers(SqliteFile):
         # Read before the commits. Should two lists of one provider cross, or only some of one be
         # written, the next one puts it right.
         def read(db: apsw.Connection) -> list[Difference]:
-            return compare(
-                provider, _offers(db, "provider = ?", provider).get(provider, {}), offers, at
-            )
+            known = _offers(db, "provider = ?", provider).get(provider, {})
+            found = compare(provider, known, offers, at)
+            free(known)
+            return found
 
         found = await self._apart(read)
         for part in chunks(found):
@@ -74,7 +76,9 @@ class SqliteOffers(SqliteFile):
             db.execute("DELETE FROM changes WHERE at < ?", (at - KEPT_CHANGES,))
             return _edition(db, provider, changed=bool(found or changes))
 
-        return await self._writer.do(finish)
+        edition = await self._writer.do(finish)
+        await let_go(found)
+        return edition
 
     async def offers(self, providers: Sequence[str] | None = None) -> dict[str, dict[str, Offer]]:
         """Return the offers that are neither gone nor paused."""
@@ -93,7 +97,7 @@ class SqliteOffers(SqliteFile):
 
         return await self._apart(run)
 
-    async def known_offers(self, provider: str) -> Known:
+    async def known_offers(self, provider: str) -> dict[str, tuple[Offer, int | None]]:
         """Return all that a provider has ever offered."""
         return await self._apart(lambda db: _offers(db, "provider = ?", provider).get(provider, {}))
 
