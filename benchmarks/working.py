@@ -1,0 +1,191 @@
+"""The rows of what the gateway does on its own time, of a single call, and of its memory."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from benchmarks.figures import Result, at_most, figure
+from benchmarks.load import Sample, alternate
+from benchmarks.machine import PATIENCE, Process, Trouble, ask
+from benchmarks.rows import NAMES, Group, told
+from benchmarks.stage import Gateway, Panels, Plan, Stage, filled
+
+CATALOGS, ROWS = 5, 20_000
+"""Catalogs, and the services of each."""
+SOLD = 10_000
+"""Services that the owner sells of them."""
+EVERY = 10
+"""Seconds between two looks at a catalog."""
+STARTS = 12
+"""Seconds until the first status is due; by then the gateway has started."""
+BATCH = 100
+IDLE = 2
+MEGABYTE = 1_000_000
+
+
+def sync(stage: Stage) -> Iterator[Result]:
+    """Catalogs fetched anew, taken up, and one price group rendered."""
+    panel = stage.panels(services=ROWS)
+    body = ask(panel.port, "/", "action=services&key=none").body
+    names = {f"panel{number}": panel for number in range(CATALOGS)}
+    plan = Plan(names, services=SOLD, every=f"catalog: {EVERY}s")
+    with stage.gateway(plan, stage.database("sqlite")) as gateway:
+        parsed = [_parsing(body) for _ in range(stage.rounds)]
+        same, fresh = [], []
+        for news in range(1, 2 if stage.quick else 3):
+            same.append(_synced(gateway, panel, 0))
+            fresh.append(_synced(gateway, panel, news))
+        peak = gateway.resident(peak=True) / MEGABYTE
+    usual = sorted(parsed)[len(parsed) // 2]
+    against = f"parsing the {CATALOGS} lists, {len(body) * CATALOGS / MEGABYTE:.0f} MB"
+    row = f"{CATALOGS} catalogs of {ROWS:,} services"
+    note = f"the owner sells {SOLD:,} of them; msgspec parses in orjson's place"
+    yield Result(
+        f"{row}, all rates new, one price group rendered",
+        against,
+        (
+            figure("CPU, of the parsing's", [one / usual for one in fresh], at_most(12)),
+            figure("memory at its peak, MB", [peak], at_most(250)),
+            figure("CPU s", fresh),
+            figure("parsing s", parsed),
+        ),
+        note,
+    )
+    yield Result(
+        f"{row}, nothing new",
+        against,
+        (
+            figure("CPU, of the parsing's", [one / usual for one in same], at_most(12)),
+            figure("CPU s", same),
+        ),
+    )
+
+
+def _parsing(body: bytes) -> float:
+    began = time.process_time()
+    for _ in range(CATALOGS):
+        msgspec.json.decode(body)
+    return time.process_time() - began
+
+
+def _synced(gateway: Gateway, panel: Panels, news: int) -> float:
+    """Return the seconds of CPU until lists are fetched, taken up and rendered."""
+    idle = _idle(gateway)
+    began, spent = time.monotonic(), gateway.cpu()
+    before = panel.ask(f"news={news}" if news else "")
+    _heard(panel, "services", before["services"] + CATALOGS)
+    _quiet(gateway)
+    answer = ask(gateway.port, f"/api/v2?key={gateway.keys[0]}&action=services")
+    if answer.body.count(b'"service":') != SOLD:
+        raise Trouble("services are missing in the list")
+    return gateway.cpu() - spent - idle * (time.monotonic() - began)
+
+
+def _idle(process: Process) -> float:
+    """Return the CPU that a process takes when there is nothing to do, as a share."""
+    spent = process.cpu()
+    time.sleep(IDLE)
+    return (process.cpu() - spent) / IDLE
+
+
+def _quiet(process: Process) -> None:
+    """Wait until a process has nothing to do."""
+    _until(lambda: _share(process) < 0.1, "it does not come to rest")  # noqa: PLR2004
+
+
+def _share(process: Process) -> float:
+    spent = process.cpu()
+    time.sleep(0.5)
+    return (process.cpu() - spent) / 0.5
+
+
+def _heard(panel: Panels, what: str, times: int) -> None:
+    """Wait until a panel was asked something so often."""
+    _until(lambda: panel.ask()[what] >= times, f"the panel was not asked for {what}")
+
+
+def _until(ready: Callable[[], bool], trouble: str) -> None:
+    until = time.monotonic() + PATIENCE
+    while not ready():
+        if time.monotonic() > until:
+            raise Trouble(trouble)
+        time.sleep(0.05)
+
+
+def follow(stage: Stage) -> Iterator[Result]:
+    """Open orders asked for, all of them: first each has news, then none."""
+    orders = 20_000 if stage.quick else 100_000
+    every = 10 if stage.quick else 30
+    panel = stage.panels()
+    for kind, name in NAMES.items():
+        url = stage.database(kind)
+        keys = tuple(filled(url, 1, orders, due=STARTS * 1000))
+        due = time.monotonic() + STARTS
+        plan = Plan({"panel": panel}, orders=orders, keys=keys, every=f"status: {every}s")
+        with stage.gateway(plan, url) as gateway:
+            before = panel.ask()
+            if time.monotonic() > due:
+                raise Trouble("the gateway started too late for the first statuses")
+            time.sleep(due - time.monotonic() - 1)
+            for what in ("each with news", "none with news"):
+                spent = gateway.cpu()
+                _heard(panel, "ids", before["ids"] + orders)
+                _quiet(gateway)
+                spent, after = gateway.cpu() - spent, panel.ask()
+                calls = after["status"] - before["status"]
+                yield Result(
+                    f"{orders:,} open orders followed on {name}, {what}",
+                    f"{orders // BATCH:,} calls of {BATCH} orders",
+                    (
+                        figure("calls", [calls * BATCH / orders], at_most(1.1)),
+                        figure("CPU µs an order", [spent * 1e6 / orders], at_most(30)),
+                    ),
+                )
+                before = after
+
+
+def call(stage: Stage) -> Iterator[Result]:
+    """A call to a panel that answers at once."""
+    port = str(stage.panels().port)
+
+    def run(how: str) -> Sample:
+        return stage.sample("calls", port, how, "16", str(stage.seconds))
+
+    ones, others = alternate(stage.rounds, lambda: run("httpx"), lambda: run("gateway"))
+    shares = [two.cpu / one.cpu for one, two in zip(ones, others, strict=True)]
+    yield Result(
+        "a call to a panel, 16 in flight",
+        "httpx as it comes",
+        (
+            figure("CPU, of the reference's", shares, at_most(1 / 6)),
+            figure("CPU ms a call", [one.cpu for one in others]),
+            *told(ones, others),
+        ),
+    )
+
+
+def memory(stage: Stage) -> Iterator[Result]:
+    """What a gateway has of memory when nobody asks anything."""
+    plan = Plan({"panel": stage.panels(services=SOLD)}, services=SOLD)
+    with stage.gateway(plan, stage.database("sqlite")) as gateway:
+        ask(gateway.port, f"/api/v2?key={gateway.keys[0]}&action=services")
+        _quiet(gateway)
+        ours, theirs = gateway.resident(), stage.constant.process.resident()
+    yield Result(
+        f"memory, idle, {SOLD:,} services",
+        "a bare Starlette on uvicorn",
+        (
+            figure("resident, of the reference's", [ours / theirs], at_most(2.5)),
+            figure("MB", [ours / MEGABYTE]),
+            figure("reference MB", [theirs / MEGABYTE]),
+        ),
+    )
+
+
+GROUPS = (
+    Group("sync", sync),
+    Group("follow", follow),
+    Group("call", call),
+    Group("memory", memory),
+)
