@@ -32,7 +32,14 @@ CONNECTIONS = 16
 _OFFER = Offer("1", "name", "Default", "category", Decimal("0.9"), 50, 10_000)
 _CHOICE = Choice("panel", _OFFER, COST, "USD", "1")
 _NAMES = columns(Order)
-_BALANCE = "UPDATE accounts SET balance = balance + {0} WHERE owner = {1} AND kind = {2}"
+_SPEND = """
+    UPDATE accounts SET balance = balance - {0}
+    WHERE owner = {1} AND kind = 'available' AND currency = 'USD'
+"""
+_HOLD = """
+    INSERT INTO accounts (kind, owner, currency, balance) VALUES ('held', {1}, 'USD', {0})
+    ON CONFLICT (owner, kind, currency) DO UPDATE SET balance = accounts.balance + excluded.balance
+"""
 _TRANSFER = 'INSERT INTO transfers (key, code, owner, amount, currency, "order", at) VALUES '
 
 Place = Callable[[int], Awaitable[None]]
@@ -68,15 +75,15 @@ async def _single_sqlite(url: str) -> Place:
     db.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
     count = "UPDATE counters SET value = value + 1 WHERE name = 'order' RETURNING value"
     order = f"INSERT INTO orders ({listed(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))})"
-    balance = _BALANCE.format("?", "?", "?")
+    spend, hold = _SPEND.format("?1", "?2"), _HOLD.format("?1", "?2")
 
     async def place(customer: int) -> None:
         db.execute("BEGIN IMMEDIATE")
         change = _build(customer)(db.execute(count).get)
         db.execute(order, to_row(change.order))
         for one in change.transfers:
-            db.execute(balance, (-one.amount, one.owner, "available"))
-            db.execute(balance, (one.amount, one.owner, "held"))
+            db.execute(spend, (one.amount, one.owner))
+            db.execute(hold, (one.amount, one.owner))
             db.execute(f"{_TRANSFER} (?, ?, ?, ?, ?, ?, ?)", to_row(one))
         db.execute("COMMIT")
         await asyncio.sleep(0)
@@ -88,15 +95,15 @@ async def _single_postgres(url: str) -> Place:
     pool = await asyncpg.create_pool(url, min_size=CONNECTIONS, max_size=CONNECTIONS)
     numbers = ", ".join(f"${index}" for index in range(1, len(_NAMES) + 1))
     order = f"INSERT INTO orders ({listed(_NAMES)}) VALUES ({numbers})"
-    balance = _BALANCE.format("$1", "$2", "$3")
+    spend, hold = _SPEND.format("$1", "$2"), _HOLD.format("$1", "$2")
 
     async def place(customer: int) -> None:
         async with pool.acquire() as db, db.transaction():
             change = _build(customer)(await db.fetchval("SELECT nextval('order_ids')"))
             await db.execute(order, *to_row(change.order))
             for one in change.transfers:
-                await db.execute(balance, -one.amount, one.owner, "available")
-                await db.execute(balance, one.amount, one.owner, "held")
+                await db.execute(spend, one.amount, one.owner)
+                await db.execute(hold, one.amount, one.owner)
                 await db.execute(f"{_TRANSFER} ($1, $2, $3, $4, $5, $6, $7)", *to_row(one))
 
     return place

@@ -218,9 +218,7 @@ def _version(words: list[str]) -> str:
     program = shutil.which(words[0]) or shutil.which(words[0], path="/usr/sbin:/sbin")
     if program is None:
         return ""
-    run = subprocess.run(
-        [program, *words[1:]], capture_output=True, text=True, check=False
-    )
+    run = subprocess.run([program, *words[1:]], capture_output=True, text=True, check=False)
     first = (run.stdout + run.stderr).partition("\n")[0]
     return first.removeprefix("nginx version: ").partition(" Copyright")[0][:40]
 

@@ -29,7 +29,7 @@ def _target(stage: Stage, gateway: Gateway, customers: int = CUSTOMERS) -> Targe
 
 
 def _cpu(samples: Sequence[Sample]) -> Figure:
-    return figure("CPU ms an order", [one.cpu for one in samples])
+    return figure("CPU ms a request", [one.cpu for one in samples])
 
 
 def _heard(panels: Sequence[Panels], samples: Sequence[Sample], before: int) -> None:
