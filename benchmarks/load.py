@@ -75,25 +75,14 @@ class Load:
         """
         if server not in self._warm:
             self._warm.add(server)
-            self.run(requests, clients, 1, server)
-        number = next(self._numbers)
-        file = self._folder / f"requests-{number}"
-        head = [requests.method, requests.path, requests.header]
-        file.write_text("\n".join([*head, *requests.bodies]) + "\n")
-        words = [*on(self._core), "wrk", "-t1", f"-c{clients}", f"-d{seconds}s"]
-        words += ["--timeout", "30s", "-s", str(_SCRIPT), f"http://127.0.0.1:{requests.port}"]
-        # Another million for each round, so that no number comes twice.
-        words += ["--", str(file), str(number * 1_000_000 % 100_000_000)]
+            self._asked(requests, clients, 1)
         spent, helped = server.cpu(), beside.cpu() if beside else 0.0
-        run = subprocess.run(words, capture_output=True, text=True, check=False)
+        said = self._asked(requests, clients, seconds)
         spent, helped = server.cpu() - spent, (beside.cpu() if beside else 0.0) - helped
-        file.unlink()
-        _, found, figures = run.stdout.rpartition("FIGURES ")
-        if run.returncode or not found:
-            raise Trouble(f"wrk: {run.stdout} {run.stderr}")
-        said = msgspec.json.decode(figures, type=dict[str, float])
         count = int(said["requests"])
-        if not count or said["failed"]:
+        if not count:
+            raise Trouble(f"{server.name}: not one answer in {seconds} s")
+        if said["failed"]:
             raise Trouble(f"{server.name}: {said['failed']:g} of {count} requests failed")
         return Sample(
             requests=count,
@@ -104,6 +93,23 @@ class Load:
             cpu=spent * 1000 / count,
             beside=helped * 1000 / count,
         )
+
+    def _asked(self, requests: Requests, clients: int, seconds: int) -> dict[str, float]:
+        """Return what wrk says; see ``load.lua``."""
+        number = next(self._numbers)
+        file = self._folder / f"requests-{number}"
+        head = [requests.method, requests.path, requests.header]
+        file.write_text("\n".join([*head, *requests.bodies]) + "\n")
+        words = [*on(self._core), "wrk", "-t1", f"-c{clients}", f"-d{seconds}s"]
+        words += ["--timeout", "30s", "-s", str(_SCRIPT), f"http://127.0.0.1:{requests.port}"]
+        # Another million for each round, so that no number comes twice.
+        words += ["--", str(file), str(number * 1_000_000 % 100_000_000)]
+        run = subprocess.run(words, capture_output=True, text=True, check=False)
+        file.unlink()
+        _, found, figures = run.stdout.rpartition("FIGURES ")
+        if run.returncode or not found:
+            raise Trouble(f"wrk: {run.stdout} {run.stderr}")
+        return msgspec.json.decode(figures, type=dict[str, float])
 
 
 Round = Callable[[], Sample]

@@ -112,7 +112,7 @@ def commits(stage: Stage) -> Iterator[Result]:
 
 def past(stage: Stage) -> Iterator[Result]:
     """A long history behind the orders, beside a short one."""
-    many = 1_000_000 if stage.quick else 10_000_000
+    many = 300_000 if stage.quick else 10_000_000
     plans, urls = [], []
     for orders in (SHORT, many):
         urls.append(stage.database("sqlite"))
