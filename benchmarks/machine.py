@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import os
 import platform
-import shutil
+import re
 import signal
 import socket
 import subprocess
@@ -198,29 +198,39 @@ def described(cores: Cores, folder: Path) -> dict[str, str]:
     return {
         "cores": f"{count} of {model}; gateway on {cores.serving}, load on {cores.loading},"
         f" panels and databases on {cores.beside}",
+        "load": f"{os.getloadavg()[0]:.1f} before; figures are steady only on a quiet machine",
         "kernel": platform.release(),
         "fsync": f"{_fsync(folder):.2f} ms for 4 KiB",
         "python": platform.python_version(),
         "sqlite": apsw.sqlite_lib_version(),
         **{name: metadata.version(name) for name in ("uvicorn", "httpx", "starlette")},
-        **{name: said for name, words in _PROGRAMS.items() if (said := _version(words))},
+        **{name: _version(words) for name, words in _PROGRAMS.items()},
     }
 
 
 _PROGRAMS = {
+    "postgres": ["postgres", "--version"],
     "wrk": ["wrk", "-v"],
     "nginx": ["nginx", "-v"],
     "redis": ["redis-server", "--version"],
 }
 
 
+def program(name: str) -> str:
+    """Return the path of a program that is on this machine."""
+    newest = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda one: int(one.parent.name))
+    for folder in (*newest[::-1], *os.environ.get("PATH", "").split(":"), "/usr/sbin", "/sbin"):
+        if os.access(f"{folder}/{name}", os.X_OK):
+            return f"{folder}/{name}"
+    raise Trouble(f"there is no {name}: ./run bench installs it")
+
+
 def _version(words: list[str]) -> str:
-    program = shutil.which(words[0]) or shutil.which(words[0], path="/usr/sbin:/sbin")
-    if program is None:
-        return ""
-    run = subprocess.run([program, *words[1:]], capture_output=True, text=True, check=False)
-    first = (run.stdout + run.stderr).partition("\n")[0]
-    return first.removeprefix("nginx version: ").partition(" Copyright")[0][:40]
+    run = subprocess.run(
+        [program(words[0]), *words[1:]], capture_output=True, text=True, check=False
+    )
+    found = re.search(r"\d+\.\d+[.\d]*", run.stdout + run.stderr)
+    return found[0] if found else ""
 
 
 def _fsync(folder: Path) -> float:

@@ -19,7 +19,7 @@ import msgspec
 
 from benchmarks import history
 from benchmarks.load import Load, Sample
-from benchmarks.machine import Cores, Process, Trouble, ask, free_port, on
+from benchmarks.machine import Cores, Process, Trouble, ask, free_port, on, program
 from gateway import auth, ledger
 from gateway.app import open_store
 from gateway.model import Customer
@@ -32,8 +32,8 @@ P = TypeVar("P", bound=Process)
 
 ROOT = Path(__file__).parent.parent
 OK = 200
-CREDIT = "1000000"
-"""What each customer begins with, in USD."""
+CREDIT = "100000000"
+"""What each customer begins with, in USD; enough for the longest history."""
 _POSTGRES = ("max_connections=100", "shared_buffers=512MB", "max_wal_size=8GB")
 _NGINX = """
 worker_processes 1;
@@ -191,7 +191,7 @@ class Stage:
         file = file.replace("USER", "user root;" if os.geteuid() == 0 else "")
         (folder / "nginx.conf").write_text(file)
         words: list[str | Path] = [
-            _program("nginx"),
+            program("nginx"),
             "-p",
             folder,
             "-c",
@@ -207,7 +207,7 @@ class Stage:
     def redis(self) -> "Served":
         """A Redis that keeps nothing on disk."""
         port = free_port()
-        words = [_program("redis-server"), "--port", str(port), "--bind", "127.0.0.1"]
+        words = [program("redis-server"), "--port", str(port), "--bind", "127.0.0.1"]
         words += ["--save", "", "--appendonly", "no"]
         process = Process("redis", words, self.place(), self.cores.beside)
         process.wait(lambda: "ready to accept" in process.log.read_text().lower())
@@ -216,9 +216,6 @@ class Stage:
     @cached_property
     def postgres(self) -> "Served":
         """A PostgreSQL that keeps its promises: nothing is acknowledged before it is on disk."""
-        programs = max(
-            Path("/usr/lib/postgresql").glob("*/bin"), key=lambda one: int(one.parent.name)
-        )
         base = self.place()
         nobody = pwd.getpwnam("nobody")
         whose = (nobody.pw_uid, nobody.pw_gid) if os.geteuid() == 0 else None
@@ -227,7 +224,7 @@ class Stage:
             os.chown(base, *whose)
         plain = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
         init: list[str | Path] = [
-            programs / "initdb",
+            program("initdb"),
             "-D",
             base / "data",
             "-U",
@@ -241,7 +238,7 @@ class Stage:
             raise made.trouble("failed")
         port = free_port()
         start: list[str | Path] = [
-            programs / "postgres",
+            program("postgres"),
             "-D",
             base / "data",
             "-p",
@@ -377,10 +374,3 @@ async def _add_customers(store: Store, number: int) -> list[str]:
             raise Trouble("there are customers already")
         await store.post([ledger.top_up(customer.id, Money.of(CREDIT, "USD"), "opening", 1)])
     return keys
-
-
-def _program(name: str) -> str:
-    for folder in (*os.environ.get("PATH", "").split(":"), "/usr/sbin", "/sbin"):
-        if os.access(f"{folder}/{name}", os.X_OK):
-            return f"{folder}/{name}"
-    raise Trouble(f"there is no {name}: ./run bench installs it")
