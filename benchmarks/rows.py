@@ -35,16 +35,19 @@ class Target(msgspec.Struct, frozen=True):
 
 
 def compared(
-    stage: Stage, targets: Sequence[Target], clients: int
+    stage: Stage, targets: Sequence[Target], clients: int, seconds: int = 0
 ) -> tuple[list[Sample], list[Sample]]:
-    """Ask the reference and what is measured in turn; returns the samples of each."""
+    """Ask the reference and what is measured in turn; returns the samples of each.
+
+    ``seconds``: of a round, where it must be another than usual.
+    """
 
     def asking(target: Target) -> Callable[[], Sample]:
         expected = _weight(target) if target.fixed else 0.0
 
         def once() -> Sample:
             sample = stage.load.run(
-                target.requests, clients, stage.seconds, target.process, target.beside
+                target.requests, clients, seconds or stage.seconds, target.process, target.beside
             )
             # An answer for each client may have come in part when the round was over.
             slack = (1 + 2 * clients / sample.requests) if expected else 0

@@ -151,7 +151,7 @@ class Stage:
         self.quick = quick
         self.cores = Cores.of_this_machine()
         self.load = Load(folder, self.cores)
-        self.rounds = 2 if quick else 5
+        self.rounds = 2 if quick else 4
         self.seconds = 1 if quick else 2
         self._open = open_
         self._numbers = count(1)

@@ -115,7 +115,7 @@ def _until(ready: Callable[[], bool], trouble: str) -> None:
 def follow(stage: Stage) -> Iterator[Result]:
     """Open orders asked for, all of them: first each has news, then none."""
     orders = 20_000 if stage.quick else 100_000
-    every = 10 if stage.quick else 30
+    every = 10 if stage.quick else 15
     panel = stage.panels()
     for kind, name in stage.databases(NAMES).items():
         url = stage.database(kind)
