@@ -182,7 +182,7 @@ def _workers(
         else _target(stage, gateway)
         for gateway in gateways
     ]
-    ones, others = compared(stage, targets, clients, LONG)
+    ones, others = compared(stage, targets, clients, LONG if clients == MANY else 0)
     return Result(
         f"`{row}` by two workers on PostgreSQL, {clients} clients",
         "one worker",
