@@ -281,7 +281,10 @@ class Installation:
 
     def remove(self) -> None:
         """Remove the containers, the networks and the volumes of this name."""
-        self.compose("down", "--volumes", "--timeout", "5", check=False)
+        for service in SERVICES:
+            if found := self.container(service):
+                run("podman", "unpause", found, check=False)
+        self.compose("down", "--volumes", "--timeout", "5")
 
 
 # --- the story --------------------------------------------------------------------------------
