@@ -59,9 +59,10 @@ async def rest(scene: Scene) -> None:
     until = loop.time() + PATIENCE
     while True:
         await scene.panels.behind("smm1st", "clock", forward=3600)
+        # The panels last: else an order sent in between would seem to be at rest.
+        rows = await scene.site.command(*EVERY_ORDER)
         taken = await scene.panels.orders(scene.traffic.prefix)
         by_id = {(one["provider"], str(one["order"])): one for one in taken}
-        rows = await scene.site.command(*EVERY_ORDER)
         moving = [row for row in rows if restless(row, by_id)]
         if not moving:
             return
