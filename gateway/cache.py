@@ -253,9 +253,10 @@ class RedisCache:
 
     async def aclose(self) -> None:
         """See ``Cache``; what is under way comes to its end first."""
-        if self._listening is not None:
+        while self._listening is not None and not self._listening.done():
+            # Once may not do: a time limit that ends at the same moment can take it for its own.
             self._listening.cancel()
-            await asyncio.wait({self._listening})
+            await asyncio.wait({self._listening}, timeout=PAUSE)
         self._server.give_up()
         while self._tasks:
             await asyncio.wait(tuple(self._tasks))
