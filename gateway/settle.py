@@ -210,7 +210,7 @@ class Settler:
         try:
             return await self.find_id(order)
         except CallFailed as failure:
-            log.warning("an id cannot be looked for now", order=order.id, reason=str(failure))
+            log.warning("an id could not be looked for", order=order.id, reason=str(failure))
             return ""
 
     async def find_id(self, order: Order) -> str:

@@ -50,7 +50,7 @@ class Loop(asyncio.BaseEventLoop):
     """An event loop that is stepped from outside; it knows neither files nor threads.
 
     Attributes:
-        stopped: whether it does nothing for now, or for ever.
+        stopped: whether it does nothing for a while, or for ever.
         steps: how many steps it has done.
         wrong: what was raised and nobody took.
 
