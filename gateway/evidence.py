@@ -4,15 +4,16 @@ Two readings of our balance enclose an order: one that was answered before it wa
 was asked for when its cost would surely show. What the balance lost between them has to be the
 sum of what moved it: orders that the provider took, refunds, deposits. Each of these is a *move*:
 it showed at some time within bounds that we know, so between two readings it may have come to
-one amount or another. An unknown order is *placed* when every way to make the sum come out
-includes it, *not placed* when none does, and *open* otherwise: when both are possible, when
-nothing fits (somebody else spends on this account, or tops it up), when a price is not confirmed
-yet. Two readings must say the same.
+one amount or another; an order that nobody can follow to any part of its cost, since the rest
+may have come back. An unknown order is *placed* when every way to make the sum come out includes
+it, *not placed* when none does, and *open* otherwise: when both are possible, when nothing fits
+exactly (somebody else spends on this account, or tops it up), when a price is not confirmed yet.
+Two readings must say the same.
 
 What is relied on: by the owner's ``settle.after`` the balance shows what was taken, and what a
 report says came back; no refund shows before its report could. What no balance can tell is money
 that nobody told us of, and that comes to exactly what orders cost: somebody else's spending or
-top-up on this account, another price or a part of a refund of an order that nobody can follow.
+top-up on this account, another price of an order that nobody can follow, a part of this one.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -81,6 +82,23 @@ class _Unclear(Exception):
     """Nothing can be said, for this reason."""
 
 
+class _Span(msgspec.Struct, frozen=True, order=True):
+    """Amounts from the least to the most, any of which may be wrong by less than ``inexact``."""
+
+    least: int
+    most: int
+    inexact: int
+
+    def holds(self, slack: int, least: int, most: int | None = None) -> bool:
+        """Tell whether an amount, or any between two of them, may be one of these."""
+        slack += self.inexact
+        most = least if most is None else most
+        return self.least - slack <= most and least <= self.most + slack
+
+
+NOTHING = _Span(0, 0, 0)
+
+
 class _Move(msgspec.Struct, frozen=True):
     """Something that took from our account (less than zero: brought), and what it may come to.
 
@@ -89,6 +107,7 @@ class _Move(msgspec.Struct, frozen=True):
         inside: the amounts that are possible when both lie between two readings.
         astride: … when one of the readings may fall between them.
         past: … when it showed before the first of the readings.
+        in_part: whether anything between these is possible, too.
         inexact: by how much less than this any amount may be wrong.
         unclear: why nobody can tell, where there are no amounts.
 
@@ -99,20 +118,23 @@ class _Move(msgspec.Struct, frozen=True):
     inside: tuple[int, ...] = ()
     astride: tuple[int, ...] = ()
     past: tuple[int, ...] = (0,)
+    in_part: bool = False
     inexact: int = 0
     unclear: str = ""
 
-    def between(self, first: Reading, last: Reading) -> tuple[int, ...]:
+    def between(self, first: Reading, last: Reading) -> list[_Span]:
         """Return what it may have come to between two readings; raises ``_Unclear``."""
         if self.earliest > last.answered_at:
-            return (0,)
+            return [NOTHING]
         if self.latest < first.asked_at:
-            return self.past
-        inside = self.earliest >= first.answered_at and self.latest <= last.asked_at
-        amounts = self.inside if inside else self.astride
+            amounts = self.past
+        elif self.earliest >= first.answered_at and self.latest <= last.asked_at:
+            amounts = self.inside
+        else:
+            amounts = self.astride
         if not amounts:
             raise _Unclear(self.unclear)
-        return amounts
+        return [_Span(one, one, self.inexact) if one else NOTHING for one in amounts]
 
 
 def _certain(amount: int, when: tuple[int, int], inexact: int = 0) -> _Move:
@@ -179,28 +201,34 @@ def _compare(
     order: Order, moves: Sequence[_Move], step: int, first: Reading, last: Reading
 ) -> tuple[Verdict, str]:
     """Return what two readings say of an order; raises ``_Unclear``."""
-    came_to = [(one.between(first, last), one.inexact) for one in moves]
-    came_to = [(amounts, inexact) for amounts, inexact in came_to if amounts != (0,)]
-    certain = [(*amounts, inexact) for amounts, inexact in came_to if len(amounts) == 1]
-    sums = _sums((amounts, inexact) for amounts, inexact in came_to if len(amounts) > 1)
-    rest = first.balance - last.balance - sum(amount for amount, _ in certain)
+    came_to = [(one.between(first, last), one.in_part) for one in moves]
+    certain = [amounts[0] for amounts, _ in came_to if len(amounts) == 1]
+    doubtful = [(amounts, in_part) for amounts, in_part in came_to if len(amounts) > 1]
+    sums = _sums(amounts for amounts, _ in doubtful)
+    with_parts = _sums(_any_of(amounts) if in_part else amounts for amounts, in_part in doubtful)
+    rest = first.balance - last.balance - sum(one.least for one in certain)
     seen = (
         f"between {_time(first.answered_at)} and {_time(last.asked_at)} the balance lost "
         f"{money.text(rest)} {last.currency} beyond what is known"
     )
     # Two balances are told less exactly than they are kept; so may be what an order costs.
-    slack = step + sum(inexact for _, inexact in certain)
-    if order.cost <= 2 * (step + slack + max(sums.values())):
+    slack = step + sum(one.inexact for one in certain)
+    if order.cost <= 2 * (step + slack + max(one.inexact for one in sums)):
         msg = f"its cost of {money.text(order.cost)} is too small to be seen in this balance"
         raise _Unclear(msg)
-    fits = sum(2 * (slack + inexact) for inexact in sums.values())
-    if len(sums) > FEW_SUMS and fits * CROWDED > max(sums) - min(sums):
+    fits = sum(2 * (slack + one.inexact) for one in sums)
+    if len(sums) > FEW_SUMS and fits * CROWDED > sums[-1].most - sums[0].least:
         raise _Unclear(TOO_MUCH)
-    placed, not_placed = (
-        [one for one in sums if abs(rest - cost - one) <= slack + own + sums[one]]
-        for cost, own in ((order.cost, step), (0, 0))
-    )
-    if placed and not_placed:
+    less = rest - order.cost
+    placed = [one for one in sums if one.holds(slack + step, less)]
+    not_placed = [one for one in sums if one.holds(slack, rest)]
+    if placed:
+        otherwise = any(one.holds(slack, rest) for one in with_parts)
+    else:  # where a part of others may have come back, a part of this one may
+        otherwise = with_parts != sums and any(
+            one.holds(slack, less, rest - 2 * (slack + one.inexact)) for one in with_parts
+        )
+    if (placed or not_placed) and otherwise:
         msg = f"{seen}, which fits with this order and without it"
         raise _Unclear(msg)
     costs = money.text(order.cost)
@@ -214,22 +242,42 @@ def _compare(
     raise _Unclear(msg)
 
 
-def _sums(moves: Iterable[tuple[tuple[int, ...], int]]) -> dict[int, int]:
-    """Return every sum that can be made of one amount of each move, and how inexact it may be."""
-    sums = {0: 0}
-    for amounts, inexact in moves:
-        before, sums = sums, {}
-        for one, amount in product(before, amounts):
-            so_far = before[one] + (inexact if amount else 0)
-            sums[one + amount] = max(sums.get(one + amount, 0), so_far)
+def _any_of(amounts: Sequence[_Span]) -> list[_Span]:
+    """Return these and everything between them."""
+    return [
+        _Span(
+            min(one.least for one in amounts),
+            max(one.most for one in amounts),
+            max(one.inexact for one in amounts),
+        )
+    ]
+
+
+def _sums(moves: Iterable[Sequence[_Span]]) -> list[_Span]:
+    """Return every sum that can be made of one of each move's amounts, the least first.
+
+    Those that touch are one. Raises ``_Unclear`` when there are too many.
+    """
+    sums = [NOTHING]
+    for amounts in moves:
+        made = sorted(
+            _Span(one.least + more.least, one.most + more.most, one.inexact + more.inexact)
+            for one, more in product(sums, amounts)
+        )
+        sums = []
+        for one in made:
+            if sums and one.least <= sums[-1].most:
+                sums[-1:] = _any_of((sums[-1], one))
+            else:
+                sums.append(one)
         if len(sums) > MOST_SUMS:
             raise _Unclear(TOO_MUCH)
     return sums
 
 
-def _beside(sums: Iterable[int]) -> str:
+def _beside(sums: Iterable[_Span]) -> str:
     """Say what else has moved, where nothing less explains what was seen."""
-    least = min(sums, key=abs)
+    least = min((one.least for one in sums), key=abs)
     return f", and {money.text(least)} whose time or outcome is not certain" if least else ""
 
 
@@ -249,6 +297,7 @@ def _unfollowed(order: Order, after: int, step: int) -> _Move:
         inside=(0, cost),
         astride=(0, cost, -cost),
         past=(0, -cost),
+        in_part=True,
         inexact=step,
     )
 
