@@ -96,7 +96,7 @@ class Orders:
         )
         # An order that has a place at its provider is marked as being sent in the same commit;
         # one that has to wait for a place is with nobody, and says so.
-        flight = Flight()
+        flight = Flight(deadline=deadline)
         if choices:
             flight.choose(self._router.line(choices[0].provider), choices[0].cost)
         placed = await self._write(flight, customer, draft, choices, claim)
@@ -107,7 +107,7 @@ class Orders:
             return await self._repeated(customer, claim, placed.order, deadline)
         flight = self._sender.launch(flight, placed.order, choices)
         order = await self._landed(flight, deadline)
-        if order.state is State.FAILED and not flight.answered:
+        if order.state is State.FAILED and flight.deciding:
             raise CustomerError(ErrorText(order.error))
         return order.id
 

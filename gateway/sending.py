@@ -174,9 +174,10 @@ class Sender:
         """
         if flight.answered or self._promises.unavailable == "queue":
             return order
-        flight.deciding = True
+        flight.refuse()
+        late = not flight.deciding
         change = transitions.given_up(
-            words, ErrorText.UNAVAILABLE, self._now(), late=False, frees=True
+            words, ErrorText.UNAVAILABLE, self._now(), late=late, frees=not late
         )
         return await self._decide(order, change)
 
@@ -243,7 +244,7 @@ class Sender:
             return rest[0] if flight.place else None
         if after.later and self._promises.unavailable == "queue":
             return None
-        flight.deciding = not flight.answered
+        flight.refuse()
         return text
 
     async def _decide(self, order: Order, change: Transition, upstream_id: str = "") -> Order:

@@ -239,7 +239,9 @@ def refused(
             waits = {"state": State.QUEUED, "queued_at": order.queued_at or at}
             return _become(order, event, at, waits)
         fields = {"state": State.FAILED, "error": str(then)}
-        return _become(order, event, at, fields, frees=frees)
+        # While it was unknown, a repeat of it has been given its id.
+        unheard = frees and order.state is State.SENDING
+        return _become(order, event, at, fields, frees=unheard)
 
     return change
 

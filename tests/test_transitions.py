@@ -410,6 +410,7 @@ def test_a_refusal_frees_the_claim_when_the_customer_hears_it() -> None:
     heard = transitions.refused("refused", "no", LAST, NOW, then=ErrorText.BAD_LINK, frees=True)
 
     assert become(example(State.SENDING), heard).frees
+    assert not become(example(State.UNKNOWN), heard).frees, "a repeat was told the id meanwhile"
 
 
 def test_a_retried_order_begins_anew() -> None:
