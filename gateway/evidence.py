@@ -16,9 +16,11 @@ that nobody told us of, and that comes to exactly what orders cost: somebody els
 top-up on this account, another price of an order that nobody can follow, a part of this one.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
 from itertools import product
 
 import msgspec
@@ -30,7 +32,7 @@ from gateway.store import Movement, Reading
 
 COARSEST = 10_000
 """A hundredth of a unit of currency, in millionths: no panel tells its amounts less exactly."""
-FEW_SUMS, MOST_SUMS = 8, 5_000
+FEW_SUMS, MOST_SUMS = 8, 1_000
 """Different sums that the doubtful moves may make: these are clear, with more nothing is …"""
 CROWDED = 20
 """… and between them, an amount by chance must fit less often than once in so many times."""
@@ -78,25 +80,12 @@ class Case(msgspec.Struct, frozen=True):
     within: int
 
 
+_Sums = Mapping[int, int]
+"""Possible amounts, and by how much less than what each may be wrong."""
+
+
 class _Unclear(Exception):
     """Nothing can be said, for this reason."""
-
-
-class _Span(msgspec.Struct, frozen=True, order=True):
-    """Amounts from the least to the most, any of which may be wrong by less than ``inexact``."""
-
-    least: int
-    most: int
-    inexact: int
-
-    def holds(self, slack: int, least: int, most: int | None = None) -> bool:
-        """Tell whether an amount, or any between two of them, may be one of these."""
-        slack += self.inexact
-        most = least if most is None else most
-        return self.least - slack <= most and least <= self.most + slack
-
-
-NOTHING = _Span(0, 0, 0)
 
 
 class _Move(msgspec.Struct, frozen=True):
@@ -107,7 +96,6 @@ class _Move(msgspec.Struct, frozen=True):
         inside: the amounts that are possible when both lie between two readings.
         astride: … when one of the readings may fall between them.
         past: … when it showed before the first of the readings.
-        in_part: whether anything between these is possible, too.
         inexact: by how much less than this any amount may be wrong.
         unclear: why nobody can tell, where there are no amounts.
 
@@ -118,14 +106,13 @@ class _Move(msgspec.Struct, frozen=True):
     inside: tuple[int, ...] = ()
     astride: tuple[int, ...] = ()
     past: tuple[int, ...] = (0,)
-    in_part: bool = False
     inexact: int = 0
     unclear: str = ""
 
-    def between(self, first: Reading, last: Reading) -> list[_Span]:
+    def between(self, first: Reading, last: Reading) -> _Sums:
         """Return what it may have come to between two readings; raises ``_Unclear``."""
         if self.earliest > last.answered_at:
-            return [NOTHING]
+            return {0: 0}
         if self.latest < first.asked_at:
             amounts = self.past
         elif self.earliest >= first.answered_at and self.latest <= last.asked_at:
@@ -134,7 +121,7 @@ class _Move(msgspec.Struct, frozen=True):
             amounts = self.astride
         if not amounts:
             raise _Unclear(self.unclear)
-        return [_Span(one, one, self.inexact) if one else NOTHING for one in amounts]
+        return {one: self.inexact if one else 0 for one in amounts}
 
 
 def _certain(amount: int, when: tuple[int, int], inexact: int = 0) -> _Move:
@@ -145,18 +132,67 @@ def _doubtful(amount: int, when: tuple[int, int], inexact: int) -> _Move:
     return _Move(*when, (0, amount), (0, amount), inexact=inexact)
 
 
+class _Between(msgspec.Struct, frozen=True):
+    """What has moved between two readings of a balance.
+
+    Attributes:
+        certain: what the moves that nobody doubts come to.
+        slack: by how much less than this the balances and those moves may be wrong.
+        known: what the doubtful ones may come to together.
+        nobody: by order, what one may come to that nobody can follow: this, or any part of it.
+        least, most: what those may come to together, …
+        inexact: … which may be wrong by less than this.
+
+    """
+
+    first: Reading
+    last: Reading
+    certain: int
+    slack: int
+    known: _Sums
+    nobody: Mapping[int, _Sums]
+    least: int
+    most: int
+    inexact: int
+
+
 def judge(case: Case) -> dict[int, Finding]:
     """Return what the evidence says of each unknown order, by its id."""
     step = _step(one.balance for one in case.readings)
-    nobody_knows = {
+    nobody = {
         one.id: _unfollowed(one, case.after, step) for one in (*case.unfollowed, *case.unknown)
     }
-    known = list(_known(case, nobody_knows.keys(), step))
-    found = {}
-    for order in case.unknown:
-        others = [move for one, move in nobody_knows.items() if one != order.id]
-        found[order.id] = _finding(case, order, [*known, *others], step)
-    return found
+    known = list(_known(case, nobody.keys(), step))
+
+    @cache
+    def between(first: Reading, last: Reading) -> _Between | str:
+        try:
+            return _between(known, nobody, step, first, last)
+        except _Unclear as unclear:
+            return str(unclear)
+
+    return {one.id: _finding(case, one, between) for one in case.unknown}
+
+
+def _between(
+    known: Iterable[_Move], nobody: Mapping[int, _Move], step: int, first: Reading, last: Reading
+) -> _Between:
+    """Return what has moved between two readings; raises ``_Unclear``."""
+    came_to = [one.between(first, last) for one in known]
+    certain = [next(iter(one.items())) for one in came_to if len(one) == 1]
+    unfollowed = {order: one.between(first, last) for order, one in nobody.items()}
+    unfollowed = {order: one for order, one in unfollowed.items() if len(one) > 1}
+    return _Between(
+        first,
+        last,
+        sum(amount for amount, _ in certain),
+        step + sum(inexact for _, inexact in certain),
+        _sums({0: 0}, [one for one in came_to if len(one) > 1]),
+        unfollowed,
+        sum(min(one) for one in unfollowed.values()),
+        sum(max(one) for one in unfollowed.values()),
+        sum(max(one.values()) for one in unfollowed.values()),
+    )
 
 
 def _step(amounts: Iterable[int]) -> int:
@@ -168,7 +204,9 @@ def _step(amounts: Iterable[int]) -> int:
     return step
 
 
-def _finding(case: Case, order: Order, moves: Sequence[_Move], step: int) -> Finding:
+def _finding(
+    case: Case, order: Order, between: Callable[[Reading, Reading], _Between | str]
+) -> Finding:
     shown_at = order.attempt_at + case.after
     fit = [one for one in case.readings if one.currency == order.cost_currency]
     before = [one for one in fit if one.answered_at <= order.attempt_at][-READINGS:]
@@ -181,8 +219,9 @@ def _finding(case: Case, order: Order, moves: Sequence[_Move], step: int) -> Fin
     said: dict[Verdict, set[int]] = {Verdict.PLACED: set(), Verdict.NOT_PLACED: set()}
     reasons: list[str] = []
     for first, last in product(reversed(before), after):
+        moved = between(first, last)
         try:
-            verdict, why = _compare(order, moves, step, first, last)
+            verdict, why = _compare(order, moved)
         except _Unclear as unclear:
             reasons.append(str(unclear))
         else:
@@ -197,87 +236,91 @@ def _finding(case: Case, order: Order, moves: Sequence[_Move], step: int) -> Fin
     return Finding(Verdict.OPEN, f"{reasons[0]}{confirm}")
 
 
-def _compare(
-    order: Order, moves: Sequence[_Move], step: int, first: Reading, last: Reading
-) -> tuple[Verdict, str]:
+def _compare(order: Order, moved: _Between | str) -> tuple[Verdict, str]:
     """Return what two readings say of an order; raises ``_Unclear``."""
-    came_to = [(one.between(first, last), one.in_part) for one in moves]
-    certain = [amounts[0] for amounts, _ in came_to if len(amounts) == 1]
-    doubtful = [(amounts, in_part) for amounts, in_part in came_to if len(amounts) > 1]
-    sums = _sums(amounts for amounts, _ in doubtful)
-    with_parts = _sums(_any_of(amounts) if in_part else amounts for amounts, in_part in doubtful)
-    rest = first.balance - last.balance - sum(one.least for one in certain)
+    if isinstance(moved, str):
+        raise _Unclear(moved)
+    rest = moved.first.balance - moved.last.balance - moved.certain
+    less = rest - order.cost
     seen = (
-        f"between {_time(first.answered_at)} and {_time(last.asked_at)} the balance lost "
-        f"{money.text(rest)} {last.currency} beyond what is known"
+        f"between {_time(moved.first.answered_at)} and {_time(moved.last.asked_at)} the balance "
+        f"lost {money.text(rest)} {moved.last.currency} beyond what is known"
     )
+    this = moved.nobody[order.id]
+    own = max(this.values())
+    none_of_others, all_of_others = moved.least - min(this), moved.most - max(this)
     # Two balances are told less exactly than they are kept; so may be what an order costs.
-    slack = step + sum(one.inexact for one in certain)
-    if order.cost <= 2 * (step + slack + max(one.inexact for one in sums)):
+    slack = moved.slack + moved.inexact - own
+    inexact = max(moved.known.values())
+    if order.cost <= 2 * (own + slack + inexact):
         msg = f"its cost of {money.text(order.cost)} is too small to be seen in this balance"
         raise _Unclear(msg)
-    fits = sum(2 * (slack + one.inexact) for one in sums)
-    if len(sums) > FEW_SUMS and fits * CROWDED > sums[-1].most - sums[0].least:
-        raise _Unclear(TOO_MUCH)
-    less = rest - order.cost
-    placed = [one for one in sums if one.holds(slack + step, less)]
-    not_placed = [one for one in sums if one.holds(slack, rest)]
-    if placed:
-        otherwise = any(one.holds(slack, rest) for one in with_parts)
-    else:  # where a part of others may have come back, a part of this one may
-        otherwise = with_parts != sums and any(
-            one.holds(slack, less, rest - 2 * (slack + one.inexact)) for one in with_parts
+
+    def fits(least: int, most: int, slack: int) -> bool:
+        """Tell whether an amount between these may be missing, with any part of the others."""
+        return any(
+            least - all_of_others - slack - wrong <= one <= most - none_of_others + slack + wrong
+            for one, wrong in moved.known.items()
         )
-    if (placed or not_placed) and otherwise:
+
+    without, whole = fits(rest, rest, slack), fits(less, less, slack + own)
+    # Where a part of others may have come back, a part of this one may, too.
+    in_part = len(moved.nobody) > 1 and fits(less, rest - 2 * (slack + inexact), slack)
+    if without and (whole or in_part):
         msg = f"{seen}, which fits with this order and without it"
         raise _Unclear(msg)
     costs = money.text(order.cost)
-    if placed:
-        more = _beside(placed)
-        return Verdict.PLACED, f"{seen}: the {costs} that this order costs{more}"
-    if not_placed:
-        more = _beside(not_placed)
-        return Verdict.NOT_PLACED, f"{seen}{more}; this order would have cost {costs}"
+    if whole:
+        others = [one for order_id, one in moved.nobody.items() if order_id != order.id]
+        sums = _sums(moved.known, others, less - order.cost, less + order.cost)
+        more = _exactly(less, sums, moved.slack + own, order.cost)
+        if more is not None:
+            return Verdict.PLACED, f"{seen}: the {costs} that this order costs{_beside(more)}"
+    elif without:  # and so without any part of the others
+        more = _exactly(rest - none_of_others, moved.known, slack, order.cost)
+        if more is not None:
+            beside = _beside(more + none_of_others)
+            return Verdict.NOT_PLACED, f"{seen}{beside}; this order would have cost {costs}"
     msg = f"{seen}, which nothing explains; was there a deposit, or somebody else's order?"
     raise _Unclear(msg)
 
 
-def _any_of(amounts: Sequence[_Span]) -> list[_Span]:
-    """Return these and everything between them."""
-    return [
-        _Span(
-            min(one.least for one in amounts),
-            max(one.most for one in amounts),
-            max(one.inexact for one in amounts),
-        )
-    ]
+def _exactly(amount: int, sums: _Sums, slack: int, around: int) -> int | None:
+    """Return the least sum that is this amount, if one is.
 
-
-def _sums(moves: Iterable[Sequence[_Span]]) -> list[_Span]:
-    """Return every sum that can be made of one of each move's amounts, the least first.
-
-    Those that touch are one. Raises ``_Unclear`` when there are too many.
+    Raises ``_Unclear`` where most amounts this much around would be one, by chance.
     """
-    sums = [NOTHING]
-    for amounts in moves:
-        made = sorted(
-            _Span(one.least + more.least, one.most + more.most, one.inexact + more.inexact)
-            for one, more in product(sums, amounts)
-        )
-        sums = []
-        for one in made:
-            if sums and one.least <= sums[-1].most:
-                sums[-1:] = _any_of((sums[-1], one))
-            else:
-                sums.append(one)
+    near = {one: wrong for one, wrong in sums.items() if abs(amount - one) <= around}
+    if len(near) > FEW_SUMS and sum(2 * (slack + one) for one in near.values()) * CROWDED > around:
+        raise _Unclear(TOO_MUCH)
+    fit = [one for one, wrong in near.items() if abs(amount - one) <= slack + wrong]
+    return min(fit, key=abs) if fit else None
+
+
+def _sums(
+    sums: _Sums, moves: Sequence[_Sums], least: float = -math.inf, most: float = math.inf
+) -> _Sums:
+    """Return every sum between two amounts that can be made with one amount of each move.
+
+    Raises ``_Unclear`` when there are too many.
+    """
+    lowest, highest = sum(min(one) for one in moves), sum(max(one) for one in moves)
+    for amounts in sorted(moves, key=max, reverse=True):  # so that fewer stay within reach
+        lowest -= min(amounts)
+        highest -= max(amounts)
+        made: dict[int, int] = {}
+        for (one, inexact), (more, wrong) in product(sums.items(), amounts.items()):
+            both = one + more
+            if least - highest <= both <= most - lowest:
+                made[both] = max(made.get(both, 0), inexact + wrong)
+        sums = made
         if len(sums) > MOST_SUMS:
             raise _Unclear(TOO_MUCH)
     return sums
 
 
-def _beside(sums: Iterable[_Span]) -> str:
+def _beside(least: int) -> str:
     """Say what else has moved, where nothing less explains what was seen."""
-    least = min((one.least for one in sums), key=abs)
     return f", and {money.text(least)} whose time or outcome is not certain" if least else ""
 
 
@@ -297,7 +340,6 @@ def _unfollowed(order: Order, after: int, step: int) -> _Move:
         inside=(0, cost),
         astride=(0, cost, -cost),
         past=(0, -cost),
-        in_part=True,
         inexact=step,
     )
 

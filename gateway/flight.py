@@ -13,7 +13,6 @@ class Flight:
     Attributes:
         sender: the mark by which this flight knows the order for its own.
         answered: the customer has the order's id, whatever comes; so the order may wait longer.
-        deadline: when, on the event loop's clock, the customer has to be told something.
         deciding: a refusal is on its way into the store; from then on the customer waits for it,
             so that he never gets an id for an order that was just refused.
         waiting: it waits for a place, and nothing is lost if it is stopped.
@@ -25,9 +24,8 @@ class Flight:
     order: Order
     task: asyncio.Task[Order]
 
-    def __init__(self, *, deadline: float = 0.0, answered: bool = False) -> None:
+    def __init__(self, *, answered: bool = False) -> None:
         self.sender = secrets.token_hex(8)
-        self.deadline = deadline
         self.answered = answered
         self.deciding = False
         self.waiting = False
@@ -62,14 +60,6 @@ class Flight:
     def provider(self) -> str:
         """The provider that it has turned to."""
         return self._line.name if self._line else ""
-
-    def refuse(self) -> None:
-        """Let the customer wait for a refusal, unless he or a repeat of his may have the id.
-
-        After a pause of this process the deadline can have passed unnoticed.
-        """
-        in_time = asyncio.get_running_loop().time() < self.deadline
-        self.deciding = in_time and not self.answered
 
     def turn_away(self, *, taken: bool = False, unused: bool = False) -> None:
         """Give up the place and what was counted on.

@@ -96,7 +96,7 @@ class Orders:
         )
         # An order that has a place at its provider is marked as being sent in the same commit;
         # one that has to wait for a place is with nobody, and says so.
-        flight = Flight(deadline=deadline)
+        flight = Flight()
         if choices:
             flight.choose(self._router.line(choices[0].provider), choices[0].cost)
         placed = await self._write(flight, customer, draft, choices, claim)
@@ -107,7 +107,7 @@ class Orders:
             return await self._repeated(customer, claim, placed.order, deadline)
         flight = self._sender.launch(flight, placed.order, choices)
         order = await self._landed(flight, deadline)
-        if order.state is State.FAILED and flight.deciding:
+        if order.state is State.FAILED and not flight.answered:
             raise CustomerError(ErrorText(order.error))
         return order.id
 
@@ -187,6 +187,10 @@ class Orders:
         while order.state in waits and loop.time() < deadline:
             await asyncio.sleep(SECOND_LOOK)
             order = (await self._store.orders([order.id]))[order.id]
+        if order.state in UNDER_WAY and order.id not in self._sender.flights:
+            # Whoever sends it has to know that a refusal comes too late to be heard.
+            (said,) = await self._store.advance([Step(order.id, transitions.told(self._now()))])
+            order = said if isinstance(said, Order) else order
         # A claim is freed when the first one was told of a refusal; else he has got the id.
         if order.state is State.FAILED and not await self._store.claimed(customer.id, claim):
             raise CustomerError(ErrorText(order.error))

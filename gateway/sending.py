@@ -174,10 +174,9 @@ class Sender:
         """
         if flight.answered or self._promises.unavailable == "queue":
             return order
-        flight.refuse()
-        late = not flight.deciding
+        flight.deciding = True
         change = transitions.given_up(
-            words, ErrorText.UNAVAILABLE, self._now(), late=late, frees=not late
+            words, ErrorText.UNAVAILABLE, self._now(), late=False, unheard=order.version
         )
         return await self._decide(order, change)
 
@@ -229,8 +228,9 @@ class Sender:
             flight.turn_away(taken=True)
             now = self._now()
             return transitions.accepted(upstream_id, attempt, now, self._following), upstream_id
-        frees = flight.deciding
-        return transitions.refused(kind, words, attempt, self._now(), then=then, frees=frees), ""
+        unheard = order.version if flight.deciding else None
+        change = transitions.refused(kind, words, attempt, self._now(), then=then, unheard=unheard)
+        return change, ""
 
     def _next(
         self, flight: Flight, text: ErrorText, after: After, rest: list[Choice]
@@ -244,7 +244,7 @@ class Sender:
             return rest[0] if flight.place else None
         if after.later and self._promises.unavailable == "queue":
             return None
-        flight.refuse()
+        flight.deciding = not flight.answered
         return text
 
     async def _decide(self, order: Order, change: Transition, upstream_id: str = "") -> Order:

@@ -7,6 +7,7 @@ acted on. Nothing here ever sends an order.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import msgspec
 import structlog
@@ -18,6 +19,7 @@ from gateway.evidence import READINGS, Case, Finding, Verdict, judge
 from gateway.follow import Follow
 from gateway.model import Order, Report, State
 from gateway.money import MILLION, Money
+from gateway.offload import offload
 from gateway.router import Router
 from gateway.store import Lease, Reading, Sighting, Step, Store
 from gateway.transitions import HOUR, Following
@@ -38,6 +40,8 @@ FORGOTTEN = 30 * 24 * HOUR
 """How long after an order was sent a refund is thought possible that no report tells of."""
 ROUND = 6
 """Calls, one after the other, that a round of asking for orders takes at the most."""
+WEIGHT = 20
+"""Rows of a list that are as much work as an unknown order."""
 TOO_MUCH = Finding(Verdict.OPEN, "too much happened at this provider since")
 SEARCHED_AGAIN = HOUR
 """After which time ids among which none was found are looked through again."""
@@ -60,7 +64,8 @@ async def weigh(
     while case.unknown:
         full = await _with_movements(store, provider, case)
         if full:
-            return found | judge(full)
+            size = len(full.movements) + WEIGHT * len(full.unknown)
+            return found | await offload(partial(judge, full), size)
         # Too much has happened since the oldest of them: that must not hide the others.
         half = -(-len(case.unknown) // 2)
         given_up, rest = case.unknown[:half], case.unknown[half:]

@@ -70,6 +70,8 @@ class Following(msgspec.Struct, frozen=True):
         return now + min(max((now - order.created_at) // 20, self.every), 30 * MINUTE)
 
 
+FIRST = 1
+"""The version of an order that nothing has happened to."""
 _CANCELED: Mapping[str, object] = {
     "state": State.FAILED,
     "status": Status.CANCELED,
@@ -117,7 +119,7 @@ def opened(
         fields |= {"sender": sender, "attempt_at": at if waits else 0}
         if choice:
             fields = _taking(choice, 1, at, sender)
-        after = msgspec.structs.replace(draft, id=order_id, version=1, created_at=at, **fields)
+        after = msgspec.structs.replace(draft, id=order_id, version=FIRST, created_at=at, **fields)
         return Change(after, ledger.movements(None, after, at))
 
     return build
@@ -135,10 +137,24 @@ def sending(choice: Choice, at: int, sender: str = "") -> Transition:
     return change
 
 
+def told(at: int) -> Transition:
+    """A repeat of an order under way gets its id from a process that does not send it."""
+
+    def change(order: Order) -> Change | None:
+        if order.state not in (State.QUEUED, State.SENDING):
+            return None
+        return _become(order, Event("told"), at, {})
+
+    return change
+
+
 def given_up(
-    words: str, text: ErrorText, at: int, *, late: bool, frees: bool = False
+    words: str, text: ErrorText, at: int, *, late: bool, unheard: int | None = None
 ) -> Transition:
-    """A queued order finds no route: it is released; ``late``: its customer has its id by now."""
+    """A queued order finds no route: it is released; ``late``: its customer has its id by now.
+
+    ``unheard``: see ``refused``.
+    """
 
     def change(order: Order) -> Change | None:
         if order.state is not State.QUEUED:
@@ -146,6 +162,7 @@ def given_up(
         fields: dict[str, object] = {"state": State.FAILED, "error": str(text)}
         if late:
             fields["status"] = Status.CANCELED
+        frees = order.version == unheard
         return _become(order, Event("given up", {"words": words}), at, fields, frees=frees)
 
     return change
@@ -158,7 +175,8 @@ def never_sent(words: str, sender: str, at: int) -> Transition:
         if order.sender != sender or order.state not in (State.QUEUED, State.SENDING):
             return None
         fields = {"state": State.FAILED, "error": str(ErrorText.UNAVAILABLE)}
-        return _become(order, Event("taken back", {"words": words}), at, fields, frees=True)
+        frees = order.version == FIRST
+        return _become(order, Event("taken back", {"words": words}), at, fields, frees=frees)
 
     return change
 
@@ -219,11 +237,13 @@ def refused(
     at: int,
     *,
     then: Choice | ErrorText | None,
-    frees: bool = False,
+    unheard: int | None = None,
 ) -> Transition:
     """An attempt provably came to nothing.
 
     ``then`` is the next route, or what the customer is told, or ``None`` to wait for a route.
+    ``unheard`` is the version up to which nobody had the order's id: if it still has that, its
+    claim is free again, since whoever ordered hears the refusal instead.
     """
 
     def change(order: Order) -> Change | None:
@@ -239,9 +259,7 @@ def refused(
             waits = {"state": State.QUEUED, "queued_at": order.queued_at or at}
             return _become(order, event, at, waits)
         fields = {"state": State.FAILED, "error": str(then)}
-        # While it was unknown, a repeat of it has been given its id.
-        unheard = frees and order.state is State.SENDING
-        return _become(order, event, at, fields, frees=unheard)
+        return _become(order, event, at, fields, frees=order.version == unheard)
 
     return change
 

@@ -83,10 +83,10 @@ def accepted(upstream_id: str, attempt: int = 1, at: int = AT) -> Transition:
     return transitions.accepted(upstream_id, attempt, at, FOLLOWING)
 
 
-def refused(*, frees: bool = False, at: int = AT) -> Transition:
+def refused(*, unheard: int | None = None, at: int = AT) -> Transition:
     """Return the transition of an order that its last route refused."""
     return transitions.refused(
-        "refused", "no such link", 1, at, then=ErrorText.BAD_LINK, frees=frees
+        "refused", "no such link", 1, at, then=ErrorText.BAD_LINK, unheard=unheard
     )
 
 

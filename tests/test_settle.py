@@ -218,6 +218,8 @@ async def test_the_owner_may_let_it_be_decided(trade: Open) -> None:
     """The money follows, and what was known is in the order's history."""
     async with trade() as one:
         placed = await one.unknown(taken=True)
+        await one.look(10)
+        await one.look(5)
         failed = await one.unknown(taken=False, quantity=200)
         await one.look(10)
         held = await one.one.balance()

@@ -313,7 +313,7 @@ async def test_a_refusal_that_the_customer_heard_frees_the_claim(store: Store) -
     """He was told that there is no order, so his key makes a new one."""
     ann = await customer(store, credit=3 * MILLION)
     first = await order(store, placement(ann.id, claim=claim()))
-    await advance(store, first.id, build.refused(frees=True))
+    await advance(store, first.id, build.refused(unheard=first.version))
     assert await store.claimed(ann.id, claim()) is None
     second = await order(store, placement(ann.id, claim=claim(content=b"other")))
 

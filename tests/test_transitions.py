@@ -89,6 +89,10 @@ STEPS = {
     "unknown": (UNKNOWN, {State.SENDING: State.UNKNOWN}),
     "settled as placed": (SETTLED_PLACED, {State.UNKNOWN: State.PLACED}),
     "settled as not placed": (SETTLED_NOT, {State.UNKNOWN: State.FAILED}),
+    "told": (
+        transitions.told(NOW),
+        {State.QUEUED: State.QUEUED, State.SENDING: State.SENDING},
+    ),
     "given up": (GIVEN_UP, {State.QUEUED: State.FAILED}),
     "retried": (RETRIED, {State.FAILED: State.QUEUED}),
     "sending": (SENDING, {State.QUEUED: State.SENDING}),
@@ -319,8 +323,10 @@ def test_an_order_waits_since_it_was_first_queued(before: int, since: int) -> No
 )
 def test_an_order_that_no_route_took_is_released(late: bool, status: Status, word: str) -> None:
     """Whoever has its id reads that it is canceled; anybody else hears why, and may ask again."""
-    given_up = transitions.given_up("no", ErrorText.BAD_LINK, NOW, late=late, frees=not late)
-    change = become(example(State.QUEUED), given_up)
+    queued = example(State.QUEUED)
+    unheard = None if late else queued.version
+    given_up = transitions.given_up("no", ErrorText.BAD_LINK, NOW, late=late, unheard=unheard)
+    change = become(queued, given_up)
 
     assert (status, word, "Bad link", not late) == (
         change.order.status,
@@ -405,12 +411,27 @@ def test_a_refusal_says_what_the_customer_is_told_and_what_the_owner_may_read() 
     assert not change.frees
 
 
-def test_a_refusal_frees_the_claim_when_the_customer_hears_it() -> None:
-    """And only then."""
-    heard = transitions.refused("refused", "no", LAST, NOW, then=ErrorText.BAD_LINK, frees=True)
+def heard(version: int) -> Transition:
+    """Return a refusal that whoever ordered hears, if the order has this version still."""
+    return transitions.refused("refused", "no", LAST, NOW, then=ErrorText.BAD_LINK, unheard=version)
 
-    assert become(example(State.SENDING), heard).frees
-    assert not become(example(State.UNKNOWN), heard).frees, "a repeat was told the id meanwhile"
+
+def test_a_refusal_frees_the_claim_when_the_customer_hears_it() -> None:
+    """And only when nobody else can have been given the order's id meanwhile."""
+    sent = example(State.SENDING)
+    after = [become(sent, one).order for one in (UNKNOWN, transitions.told(NOW))]
+
+    assert become(sent, heard(sent.version)).frees
+    assert [False, False] == [become(one, heard(sent.version)).frees for one in after]
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_what_was_never_sent_frees_its_claim_unless_a_repeat_has_its_id(told: bool) -> None:
+    fresh = transitions.opened(build.draft(1), None, AT, "mine")(7).order
+    if told:
+        fresh = become(fresh, transitions.told(NOW)).order
+
+    assert (not told) is become(fresh, transitions.never_sent("no", "mine", NOW)).frees
 
 
 def test_a_retried_order_begins_anew() -> None:
@@ -455,8 +476,8 @@ def test_a_refused_order_whose_cancel_is_wanted_goes_nowhere_else(refused: Trans
 
 def test_a_refusal_for_good_is_one_though_a_cancel_is_wanted() -> None:
     """Whoever hears it hears why, and may order again."""
-    final = transitions.refused("refused", "no", LAST, NOW, then=ErrorText.BAD_LINK, frees=True)
-    change = become(example(State.SENDING, cancel=Cancel.WANTED), final)
+    sent = example(State.SENDING, cancel=Cancel.WANTED)
+    change = become(sent, heard(sent.version))
 
     assert ("Bad link", True) == (change.order.error, change.frees)
 
