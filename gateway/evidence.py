@@ -264,37 +264,24 @@ def _compare(order: Order, moved: _Between | str) -> tuple[Verdict, str]:
         )
 
     without, whole = fits(rest, rest, slack), fits(less, less, slack + own)
-    # Where a part of others may have come back, a part of this one may, too.
-    in_part = len(moved.nobody) > 1 and fits(less, rest - 2 * (slack + inexact), slack)
+    # Where others may have been taken, and a part of them be back, so may a part of this one.
+    in_part = all_of_others > 0 and fits(less, rest - 2 * (slack + inexact), slack)
     if without and (whole or in_part):
         msg = f"{seen}, which fits with this order and without it"
         raise _Unclear(msg)
     costs = money.text(order.cost)
     if whole:
-        others = [one for order_id, one in moved.nobody.items() if order_id != order.id]
-        sums = _sums(moved.known, others, less - order.cost, less + order.cost)
-        more = _exactly(less, sums, moved.slack + own, order.cost)
-        if more is not None:
-            return Verdict.PLACED, f"{seen}: the {costs} that this order costs{_beside(more)}"
-    elif without:  # and so without any part of the others
-        more = _exactly(rest - none_of_others, moved.known, slack, order.cost)
-        if more is not None:
-            beside = _beside(more + none_of_others)
+        beside = _exactly(less, moved.slack + own, order, moved)
+        if beside is not None:
+            return Verdict.PLACED, f"{seen}: the {costs} that this order costs{beside}"
+    elif without:
+        # None of others that may have been taken was: else a part of this one would fit, too.
+        others = none_of_others if all_of_others > 0 else None
+        beside = _exactly(rest, moved.slack, order, moved, others)
+        if beside is not None:
             return Verdict.NOT_PLACED, f"{seen}{beside}; this order would have cost {costs}"
     msg = f"{seen}, which nothing explains; was there a deposit, or somebody else's order?"
     raise _Unclear(msg)
-
-
-def _exactly(amount: int, sums: _Sums, slack: int, around: int) -> int | None:
-    """Return the least sum that is this amount, if one is.
-
-    Raises ``_Unclear`` where most amounts this much around would be one, by chance.
-    """
-    near = {one: wrong for one, wrong in sums.items() if abs(amount - one) <= around}
-    if len(near) > FEW_SUMS and sum(2 * (slack + one) for one in near.values()) * CROWDED > around:
-        raise _Unclear(TOO_MUCH)
-    fit = [one for one, wrong in near.items() if abs(amount - one) <= slack + wrong]
-    return min(fit, key=abs) if fit else None
 
 
 def _sums(
@@ -305,6 +292,7 @@ def _sums(
     Raises ``_Unclear`` when there are too many.
     """
     lowest, highest = sum(min(one) for one in moves), sum(max(one) for one in moves)
+    sums = {one: wrong for one, wrong in sums.items() if least - highest <= one <= most - lowest}
     for amounts in sorted(moves, key=max, reverse=True):  # so that fewer stay within reach
         lowest -= min(amounts)
         highest -= max(amounts)
@@ -319,8 +307,29 @@ def _sums(
     return sums
 
 
-def _beside(least: int) -> str:
-    """Say what else has moved, where nothing less explains what was seen."""
+def _exactly(
+    amount: int, slack: int, order: Order, moved: _Between, others: int | None = None
+) -> str | None:
+    """Say what makes up an amount where each of the other orders was taken whole or not at all.
+
+    ``others``: what they come to, where that is clear. ``None`` where nothing makes it up. Raises
+    ``_Unclear`` where most amounts would fit, by chance.
+    """
+    if others is None:
+        moves = [one for order_id, one in moved.nobody.items() if order_id != order.id]
+        most = amount + slack + max(moved.known.values()) + moved.inexact
+        sums = _sums(moved.known, moves, amount - order.cost, most)
+    else:
+        sums = {one + others: wrong for one, wrong in moved.known.items()}
+    near = {one: wrong for one, wrong in sums.items() if abs(amount - one) <= order.cost}
+    fits = sum(2 * (slack + one) for one in near.values())
+    if len(near) > FEW_SUMS and fits * CROWDED > order.cost:
+        raise _Unclear(TOO_MUCH)
+    fit = [one for one, wrong in near.items() if abs(amount - one) <= slack + wrong]
+    if not fit:
+        return None
+    # Nothing less explains what was seen.
+    least = min(fit, key=abs)
     return f", and {money.text(least)} whose time or outcome is not certain" if least else ""
 
 
