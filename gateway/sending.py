@@ -165,7 +165,9 @@ class Sender:
             flight.turn_away(unused=True)
             return order if rest else await self._give_up(flight, order, trouble)
         flight.reckon(latest.cost)
-        return await self._decide(order, transitions.sending(latest, self._now(), flight.sender))
+        return await self._decide(
+            flight, order, transitions.sending(latest, self._now(), flight.sender)
+        )
 
     async def _give_up(self, flight: Flight, order: Order, words: str) -> Order:
         """End an order that found no place anywhere, unless it may wait for another time.
@@ -178,12 +180,12 @@ class Sender:
         change = transitions.given_up(
             words, ErrorText.UNAVAILABLE, self._now(), late=False, unheard=order.version
         )
-        return await self._decide(order, change)
+        return await self._decide(flight, order, change)
 
     async def _try(self, flight: Flight, order: Order, choice: Choice, rest: list[Choice]) -> Order:
         """Make one attempt, and write down what it came to."""
         change, upstream_id = await self._attempt(flight, order, choice, rest)
-        order = await self._decide(order, change, upstream_id)
+        order = await self._decide(flight, order, change, upstream_id)
         if upstream_id and order.upstream_id != upstream_id and order.state is not State.UNKNOWN:
             log.error("taken by a provider after it was given up", upstream_id=upstream_id)
         return order
@@ -247,7 +249,9 @@ class Sender:
         flight.deciding = not flight.answered
         return text
 
-    async def _decide(self, order: Order, change: Transition, upstream_id: str = "") -> Order:
+    async def _decide(
+        self, flight: Flight, order: Order, change: Transition, upstream_id: str = ""
+    ) -> Order:
         """Write down what a provider's answer means, however long the database takes."""
         while True:
             try:
@@ -258,6 +262,8 @@ class Sender:
                 await asyncio.sleep(DATABASE_BACK)
                 continue
             if isinstance(after, Order):
+                if after.version > order.version + 1:  # somebody else has had to do with it
+                    flight.answered = True
                 return after
             log.error("an answer cannot be true", order=order.id, reason=after, said=upstream_id)
             words = f"{after}: {upstream_id}"
