@@ -1,7 +1,8 @@
 """A key finds its customer; a wrong one, or a suspended customer, finds an error."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from gateway import auth
 from gateway.auth import FRESH_FOR, REMEMBERED, Auth
 from gateway.errors import CustomerError, ErrorText
 from gateway.model import Customer
+from gateway.store import Store
 from gateway.store.sqlite import SqliteStore
 
 
@@ -23,6 +25,20 @@ class Clock:
     def __call__(self) -> float:
         """Return the time."""
         return self.now
+
+
+class Changing:
+    """A store in which a customer changes just when he has been read."""
+
+    changed: Callable[[], None]
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+
+    async def customer_of(self, digest: bytes) -> Customer | None:
+        found = await self._store.customer_of(digest)
+        self.changed()
+        return found
 
 
 @pytest.fixture
@@ -127,6 +143,21 @@ async def test_a_new_key_ends_the_old_one(store: SqliteStore, door: Auth, clock:
 
     assert ann == await door.customer("new")
     assert ErrorText.INVALID_KEY == await refusal(door, "old")
+
+
+async def test_a_change_counts_for_whoever_is_being_looked_up_meanwhile(
+    store: SqliteStore,
+) -> None:
+    """What was read before the change is not remembered after it."""
+    ann = await known(store, "one")
+    changing = Changing(store)
+    its = Auth(cast("Store", changing), await store.pepper(), Clock())
+    changing.changed = its.forget
+    first = await its.customer("one")
+    await store.set_customer(ann, msgspec.structs.replace(ann, disabled=True))
+
+    assert ann == first
+    assert ErrorText.SUSPENDED == await refusal(its, "one")
 
 
 async def test_what_is_remembered_has_a_limit(store: SqliteStore, door: Auth) -> None:
