@@ -73,13 +73,8 @@ class Limits:
 
     def address_waits(self, address: str) -> float:
         """Count a request from an address; returns the seconds that it is too early by."""
-        found = _read(address)
-        if found is not None and found.is_loopback:
-            return 0.0  # on this machine there is nobody but the owner
-        who = str(found or address)
-        if isinstance(found, ipaddress.IPv6Address):
-            who = f"{int(found) >> SUBSCRIBER:x}"
-        return self._wait(who, self._limits.per_address)
+        who = _who(address)
+        return 0.0 if who is None else self._wait(who, self._limits.per_address)
 
     def customer_waits(self, customer: Customer) -> float:
         """Count a customer's request; returns the seconds that it is too early by."""
@@ -134,6 +129,16 @@ def _within(address: str, networks: tuple[Network, ...]) -> bool:
 
 
 @lru_cache(maxsize=REMEMBERED)
+def _who(address: str) -> str | None:
+    """Return under which name an address is counted; ``None`` where it is not."""
+    found = _read(address)
+    if found is not None and found.is_loopback:
+        return None  # on this machine there is nobody but the owner
+    if isinstance(found, ipaddress.IPv6Address):
+        return f"{int(found) >> SUBSCRIBER:x}"
+    return str(found or address)
+
+
 def _read(address: str) -> Address | None:
     """Read an address, however it is written; ``None``: it is none, such as a socket's file."""
     try:
