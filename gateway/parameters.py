@@ -36,7 +36,7 @@ def read(query: bytes, content_type: str, body: bytes) -> dict[str, str]:
     """Return the parameters that are there; ``CustomerError`` when they cannot be read."""
     params: dict[str, str] = {}
     body = body.removeprefix(_BOM)
-    for pairs in (_form(query), _body(content_type, body) if body else {}):
+    for pairs in (_form(query) if query else {}, _body(content_type, body) if body else {}):
         for name, sent in pairs.items():
             value = sent.strip(_SPACE)
             if value not in ABSENT:
@@ -60,8 +60,12 @@ def _body(content_type: str, body: bytes) -> dict[str, str]:
 def _form(text: bytes) -> dict[str, str]:
     if text.count(b"&") > MOST:
         raise CustomerError(ErrorText.INCORRECT_REQUEST)
-    parts = (part.partition(b"=") for part in text.split(b"&") if part)
-    return _gathered((_unescaped(name), _unescaped(value)) for name, _, value in parts)
+    if b"[" in text or b"%" in text or b"+" in text:
+        parts = (part.partition(b"=") for part in text.split(b"&") if part)
+        return _gathered((_unescaped(name), _unescaped(value)) for name, _, value in parts)
+    # Most forms are as they look.
+    plain = (part.partition("=") for part in _unescaped(text).split("&") if part)
+    return {name: value for name, _, value in plain}
 
 
 def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -81,7 +85,9 @@ def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 def _unescaped(text: bytes) -> str:
     try:
         if b"%" in text or b"+" in text:
-            return unquote_to_bytes(text.replace(b"+", b" ")).decode()
+            # The commas of a long list at once; no other escape can begin in one, or end.
+            text = text.replace(b"+", b" ").replace(b"%2C", b",")
+            return unquote_to_bytes(text).decode()
         return text.decode()
     except UnicodeDecodeError:
         raise CustomerError(ErrorText.INCORRECT_REQUEST) from None

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from urllib.parse import quote, quote_from_bytes, urlencode
+from urllib.parse import quote, quote_from_bytes, unquote_plus, urlencode
 
 import pytest
 from hypothesis import given, settings
@@ -75,6 +75,15 @@ SENT = {"key": "k", "action": "add", "link": "https://e.example/?a=1&b=ä 🎈",
 def test_every_way_in_means_the_same(query: str, content_type: str, body: bytes) -> None:
     """Clients were written for many panels."""
     assert parameters.read(query.encode(), content_type, body) == SENT
+
+
+@given(st.text("%2Cc+,1").filter(lambda text: "\ufffd" not in unquote_plus(text)))
+def test_a_list_is_unescaped_as_any_text_is(text: str) -> None:
+    """However its commas, and what only looks like one, are written."""
+    sent = {"key": "k", "orders": unquote_plus(text).strip(" ")}
+    expected = {name: value for name, value in sent.items() if value}
+
+    assert expected == parameters.read(b"", FORM, f"key=k&orders={text}".encode())
 
 
 @pytest.mark.parametrize("absent", ["", "undefined", "null"])
