@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from gateway import money, order_form, parameters
+from gateway import money, parameters
 from gateway.auth import Auth
 from gateway.catalog import Shop
 from gateway.errors import CustomerError, ErrorText, StoreUnavailable
@@ -40,7 +40,8 @@ LARGEST = 256 * 1024
 MOST_IDS = 1000
 NOT_MODIFIED = 304
 LONGEST_IDEMPOTENCY_KEY = 255
-LARGEST_ID = 2**63 - 1
+LONGEST_ID = 12
+"""Digits of an id; no database has given out a longer one."""
 
 _JSON = (b"content-type", b"application/json; charset=utf-8")
 _LISTED = ((b"cache-control", b"private, no-cache"), (b"vary", b"accept-encoding"))
@@ -126,14 +127,15 @@ class Endpoint:
         if scope["type"] != "http" or scope["path"] not in PATHS:
             await self._other(scope, receive, send)
             return
+        headers = dict(scope["headers"])
         try:
-            body = await _body(scope, receive)
+            body = await _body(headers, receive)
         except ConnectionResetError:
             return  # half a request is not acted on, and nobody waits for the answer
         if scope["method"] not in METHODS:
             answer = error(ErrorText.INCORRECT_REQUEST)
         else:
-            answer = TOO_LARGE if body is None else await self._answer(scope, body)
+            answer = TOO_LARGE if body is None else await self._answer(scope, headers, body)
         start: Message = {
             "type": "http.response.start",
             "status": answer.status,
@@ -145,8 +147,7 @@ class Endpoint:
         head = scope["method"] == "HEAD"
         await send({"type": "http.response.body", "body": b"" if head else answer.body})
 
-    async def _answer(self, scope: Scope, body: bytes) -> Answer:
-        headers = dict(scope["headers"])
+    async def _answer(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
         request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:64]
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(
@@ -212,55 +213,52 @@ class Endpoint:
     async def _status(self, asked: Asked) -> Answer:
         ids, many = _ids(asked.params, "order", "orders")
         found = await self._follow.statuses(asked.customer, _numbers(ids))
+        rows = [found.get(number, _INCORRECT_ORDER) for number in ids.values()]
         if not many:
-            row = found.get(_number(ids[0]))
-            return Answer(row) if row is not None else error(ErrorText.INCORRECT_ORDER)
-        rows = [_encode(one) + b":" + found.get(_number(one), _INCORRECT_ORDER) for one in ids]
-        return Answer(b"{" + b",".join(rows) + b"}")
+            return Answer(rows[0])
+        named = zip(map(_encode, ids), rows, strict=True)
+        return Answer(b"{%b}" % b",".join([b"%b:%b" % one for one in named]))
 
     async def _refill(self, asked: Asked) -> Answer:
         ids, many = _ids(asked.params, "order", "orders")
         found = await self._follow.refill(asked.customer, _numbers(ids))
         if not many:
-            outcome = found.get(_number(ids[0]), ErrorText.INCORRECT_ORDER)
+            (number,) = ids.values()
+            outcome = found.get(number, ErrorText.INCORRECT_ORDER)
             if isinstance(outcome, str):
                 return error(outcome)
             return Answer(_encode({"refill": str(outcome)}))
         rows = []
-        for one in ids:
-            outcome = found.get(_number(one), ErrorText.INCORRECT_ORDER)
+        for name, number in ids.items():
+            outcome = found.get(number, ErrorText.INCORRECT_ORDER)
             refill = {"error": outcome} if isinstance(outcome, str) else outcome
-            rows.append({"order": _shown(one), "refill": refill})
+            rows.append({"order": number or name, "refill": refill})
         return Answer(_encode(rows))
 
     async def _refill_status(self, asked: Asked) -> Answer:
         ids, many = _ids(asked.params, "refill", "refills")
         found = await self._follow.refill_statuses(asked.customer, _numbers(ids))
         if not many:
-            status = found.get(_number(ids[0]))
+            (number,) = ids.values()
+            status = found.get(number)
             if status is None:
                 return error(ErrorText.REFILL_NOT_FOUND)
             return Answer(_encode({"status": status}))
-        return Answer(
-            _encode(
-                [
-                    {
-                        "refill": _shown(one),
-                        "status": found.get(_number(one), {"error": ErrorText.REFILL_NOT_FOUND}),
-                    }
-                    for one in ids
-                ]
-            )
-        )
+        unknown = {"error": ErrorText.REFILL_NOT_FOUND}
+        rows = [
+            {"refill": number or name, "status": found.get(number, unknown)}
+            for name, number in ids.items()
+        ]
+        return Answer(_encode(rows))
 
     async def _cancel(self, asked: Asked) -> Answer:
         ids, _ = _ids(asked.params, "order", "orders")
         found = await self._follow.cancel(asked.customer, _numbers(ids))
         rows = []
-        for one in ids:
-            outcome = found.get(_number(one), ErrorText.INCORRECT_ORDER)
+        for name, number in ids.items():
+            outcome = found.get(number, ErrorText.INCORRECT_ORDER)
             cancel = 1 if outcome is None else {"error": outcome}
-            rows.append({"order": _shown(one), "cancel": cancel})
+            rows.append({"order": number or name, "cancel": cancel})
         return Answer(_encode(rows))
 
     async def _balance(self, asked: Asked) -> Answer:
@@ -273,12 +271,12 @@ class Endpoint:
 _INCORRECT_ORDER = _encode({"error": ErrorText.INCORRECT_ORDER})
 
 
-async def _body(scope: Scope, receive: Receive) -> bytes | None:
+async def _body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
     """Return the whole body; ``None`` when it is too large.
 
     Raises ``ConnectionResetError`` when the client went away before its end.
     """
-    length = dict(scope["headers"]).get(b"content-length", b"")
+    length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length[:18]) > LARGEST:
         return None
     parts: list[bytes] = []
@@ -308,31 +306,24 @@ def _header_key(headers: Mapping[bytes, bytes]) -> str:
     return headers.get(b"x-api-key", b"").decode("latin-1").strip()
 
 
-def _ids(params: Mapping[str, str], one: str, many: str) -> tuple[list[str], bool]:
+def _ids(params: Mapping[str, str], one: str, many: str) -> tuple[dict[str, int], bool]:
     """Return the ids that are asked for, once each, and whether a list is to be answered.
 
-    Some clients send several ids under the singular name.
+    Each has its number, or 0, which is nobody's, when it is none. Some clients send several ids
+    under the singular name.
     """
     text = params.get(many) or params.get(one, "")
-    ids = list(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+    ids = {name: _number(name) for part in text.split(",") if (name := part.strip())}
     if not ids or len(ids) > MOST_IDS:
         raise CustomerError(ErrorText.INCORRECT_REQUEST)
     return ids, many in params or len(ids) > 1
 
 
 def _number(text: str) -> int:
-    """Return an id as a number; 0, which is nobody's, when it is none."""
-    try:
-        found = order_form.number(text, ErrorText.INCORRECT_ORDER)
-    except CustomerError:
-        return 0
-    return found if found <= LARGEST_ID else 0
+    """Return an id as a number; 0 when it is none, or one that nothing has."""
+    return int(text) if len(text) <= LONGEST_ID and text.isascii() and text.isdigit() else 0
 
 
-def _numbers(ids: list[str]) -> list[int]:
-    return list(dict.fromkeys(number for one in ids if (number := _number(one))))
-
-
-def _shown(text: str) -> int | str:
-    """Return an id as it is answered: a number, unless it was none."""
-    return _number(text) or text
+def _numbers(ids: Mapping[str, int]) -> list[int]:
+    """Return the ids that may be somebody's, once each: ``7`` and ``007`` are the same."""
+    return list(dict.fromkeys(number for number in ids.values() if number))
