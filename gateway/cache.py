@@ -28,6 +28,7 @@ OVERHEAD = 250
 PAUSE = 1.0
 """Seconds without Redis after a failure: one caller in a second waits in vain, not all of them."""
 
+_NOTHING = (b"", -math.inf)
 _Result = TypeVar("_Result")
 _log = structlog.get_logger()
 
@@ -105,8 +106,17 @@ class MemoryCache:
 
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """See ``Cache``."""
-        now = self._clock()
-        return [self._get(key, now) for key in keys]
+        now, entries = self._clock(), self._entries
+        found: list[bytes | None] = []
+        for key in keys:
+            value, until = entries.get(key, _NOTHING)
+            if until > now:
+                entries.move_to_end(key)
+                found.append(value)
+            else:
+                self._forget(key)
+                found.append(None)
+        return found
 
     async def put(self, items: Mapping[str, bytes], ttl: float) -> None:
         """See ``Cache``; what is larger than the whole cache is not kept."""
@@ -146,17 +156,6 @@ class MemoryCache:
         """See ``Cache``."""
         self._entries.clear()
         self._size = 0
-
-    def _get(self, key: str, now: float) -> bytes | None:
-        entry = self._entries.get(key)
-        if entry is None:
-            return None
-        value, until = entry
-        if until <= now:
-            self._forget(key)
-            return None
-        self._entries.move_to_end(key)
-        return value
 
     def _forget(self, key: str) -> None:
         if entry := self._entries.pop(key, None):
