@@ -76,6 +76,10 @@ class Shop:
         self._refreshing = asyncio.Lock()
         self._editions: dict[str, int] = {}
         self._offers: dict[str, dict[str, Offer]] = {}
+        self._routes: dict[str, set[str]] = {}
+        for entry in config.services.values():
+            for route in entry.routes:
+                self._routes.setdefault(route.provider, set()).add(route.service)
         self.given: Given | None = before.given if before else None
         self.losing: set[tuple[int, str]] = before.losing if before else set()
         self.lately: Lately = before.lately if before else Lately()
@@ -175,25 +179,16 @@ class Shop:
             if name in editions and editions[name] != self._editions.get(name)
         ]
         for name in names:
-            offers = (await self._store.offers([name])).get(name, {})
-            pick = partial(self._sold, name, offers)
-            before = self._offers.pop(name, {})
-            self._offers[name] = await offload(pick, len(offers) + len(self._config.services))
-            await let_go(offers)
+            offers = (await self._store.offers([name], self._sold(name))).get(name, {})
+            before, self._offers[name] = self._offers.get(name, {}), offers
             await let_go(before)
             self._editions[name] = editions[name]
 
-    def _sold(self, provider: str, offers: Mapping[str, Offer]) -> dict[str, Offer]:
-        """Return those of a provider's offers that the owner may sell."""
+    def _sold(self, provider: str) -> set[str] | None:
+        """Return which of a provider's services the owner may sell; ``None``: any."""
         if any(one.provider == provider for one in self._config.imports):
-            return dict(offers)
-        wanted = {
-            route.service
-            for service in self._config.services.values()
-            for route in service.routes
-            if route.provider == provider
-        }
-        return {one: offer for one, offer in offers.items() if one in wanted}
+            return None
+        return self._routes.get(provider, set())
 
     async def _give(self, found: Sequence[Found]) -> Given:
         """Have ids and names given to what has none yet; returns all that were ever given."""

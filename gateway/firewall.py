@@ -48,9 +48,11 @@ class Judged(msgspec.Struct, frozen=True):
     held: list[Held]
 
 
-def disbelief(known: Known, offers: Sequence[Offer]) -> str:
-    """Return why a list as a whole cannot be true; empty when it can."""
-    before = sum(gone_at is None for _, gone_at in known.values())
+def disbelief(before: int, offers: Sequence[Offer]) -> str:
+    """Return why a list as a whole cannot be true; empty when it can.
+
+    ``before``: how many services were there.
+    """
     free = sum(not offer.rate for offer in offers)
     if not offers or len(offers) * _SHORT < before:
         return f"lists {len(offers)} services instead of {before}"
@@ -82,7 +84,8 @@ def judge(
     found = Judged([], [])
     for offer in offers:
         old, gone_at = known.get(offer.id, (None, None))
-        reason = suspicion(old, offer, rules.jump)
+        # What is in force just so was believed once, by the firewall or by the owner.
+        reason = "" if old == offer and gone_at is None else suspicion(old, offer, rules.jump)
         if not reason:
             found.offers.append(offer)
             continue

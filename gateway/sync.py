@@ -1,7 +1,8 @@
 """A provider's list, fetched, judged by the firewall, and taken up."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 import structlog
@@ -12,17 +13,21 @@ from gateway.catalog import Shop
 from gateway.config import Config
 from gateway.errors import CallFailed, Indeterminate
 from gateway.exchange import ExchangeSource
-from gateway.firewall import Judged, Rules
+from gateway.firewall import Rules
 from gateway.listing import Listing
 from gateway.model import Decision, Held, Offer
 from gateway.offload import gently, let_go, offload
 from gateway.router import Router
 from gateway.store import Lease, Sighting, Store
+from gateway.store.offers import UNFINISHED, Difference, compare
 
 log = structlog.get_logger()
+_encode = msgspec.json.encode
 
 TOLD = 20
 """Changes held back of which each is logged; of more, their number."""
+AT_LATEST = 30.0
+"""Seconds after which lists that were taken up are sold by, even while others wait their turn."""
 
 
 class Synced(msgspec.Struct, frozen=True):
@@ -38,6 +43,19 @@ class Synced(msgspec.Struct, frozen=True):
     services: int
     left_out: Sequence[str]
     held: Sequence[Held]
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What a provider's offers were when its list was last taken up.
+
+    Attributes:
+        edition: theirs in the store then.
+        digests: of each that was there, so that only what differs needs to be read back.
+
+    """
+
+    edition: int
+    digests: "array[int]"
 
 
 class Sync:
@@ -62,11 +80,22 @@ class Sync:
         self._exchange = exchange
         self._cache = cache
         self._now = now
+        self._seen: dict[str, Seen] = {}
         # Fetched all at the same time, but taken up one after the other: see ``offload``.
         self._one_by_one = asyncio.Lock()
+        self._waiting = 0
+        self._refreshed = -AT_LATEST
 
     async def refresh(self) -> bool:
-        """Take up what is in the store; returns whether that is news."""
+        """Take up what is in the store; returns whether that is news.
+
+        While more lists wait to be taken up it does so only now and then: the last one of them
+        does it for all.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._waiting and now < self._refreshed + AT_LATEST:
+            return False
+        self._refreshed = now
         with gently():
             news = await self._shop.refresh()
         if news:
@@ -94,39 +123,59 @@ class Sync:
         """
         try:
             offers, odd = await self._router.services(provider)
-            async with self._one_by_one:
-                with gently():
-                    held = await self._take_up(provider, offers, under)
+            held = await self._in_turn(provider, offers, under)
         except CallFailed as failure:
             await self._store.sight([Sighting(provider, trouble=str(failure)[:200])])
             raise
-        if await self.refresh():
-            await self._cache.tell(CATALOG)
         services = len(offers)
         await let_go(offers)
         return Synced(services, odd, held)
+
+    async def _in_turn(self, provider: str, offers: list[Offer], under: Lease | None) -> list[Held]:
+        self._waiting += 1
+        try:
+            async with self._one_by_one:
+                with gently():
+                    return await self._take_up(provider, offers, under)
+        finally:
+            self._waiting -= 1
+            if await self.refresh():
+                await self._cache.tell(CATALOG)
 
     async def _take_up(
         self, provider: str, offers: Sequence[Offer], under: Lease | None
     ) -> list[Held]:
         """Judge a list and write down what is believed; returns what waits for the owner's word."""
         now = self._now()
+        since = (await self._store.editions()).get(provider, UNFINISHED)
+        seen = self._seen.get(provider)
+        before = set(seen.digests) if seen and seen.edition == since else set[int]()
+        same, fresh, digests = await offload(lambda: sift(offers, before), len(offers))
+        known: dict[str, tuple[Offer, int | None]] = {}
+        if fresh or not before or len(same) < len(before):
+            known = await self._store.known_offers(provider, same)
         waiting = {one.offer: one for one in await self._store.held(provider)}
-        known = await self._store.known_offers(provider)
         rules = self._rules(provider)
-
-        def judged() -> tuple[str, Judged]:
-            reason = firewall.disbelief(known, offers)
-            return reason, firewall.judge(provider, known, offers, waiting, rules, now)
-
-        reason, found = await offload(judged, len(offers))
-        if reason:
+        there = len(before) or sum(gone_at is None for _, gone_at in known.values())
+        if reason := firewall.disbelief(there, offers):
             await self._disbelieve(provider, reason, len(offers), waiting.get(""), now, under)
-        await self._store.save_offers(provider, found.offers, now, under, held=found.held)
+
+        def judged() -> tuple[list[Held], list[Difference]]:
+            found = firewall.judge(provider, known, fresh, waiting, rules, now)
+            first = not before and not known
+            digests.extend(map(digest, found.offers))
+            return found.held, compare(provider, known, found.offers, now, first=first)
+
+        held, differences = await offload(judged, len(fresh) + len(known))
+        edition = await self._store.save_offers(
+            provider, differences, now, under, held=held, since=since
+        )
+        if edition != UNFINISHED:
+            self._seen[provider] = Seen(edition, digests)
         await self._store.sight([Sighting(provider, synced_at=now, offers=len(offers), trouble="")])
+        await let_go(differences)
         await let_go(known)
-        await let_go(found.offers)
-        undecided = [one for one in found.held if one.decision is Decision.NONE]
+        undecided = [one for one in held if one.decision is Decision.NONE]
         _tell(provider, [one for one in undecided if one.at == now])
         return undecided
 
@@ -157,6 +206,28 @@ class Sync:
                 await self._store.hold_back(held, under)
         msg = f"{provider} {reason}: not believed"
         raise Indeterminate(msg)
+
+
+def digest(offer: Offer) -> int:
+    """Return what tells a row from any other, in this process."""
+    return hash(_encode(offer))
+
+
+def sift(
+    offers: Sequence[Offer], before: Collection[int]
+) -> tuple[set[str], list[Offer], "array[int]"]:
+    """Return the ids of what was there before just so, all else, and the digests of the former."""
+    same: set[str] = set()
+    fresh: list[Offer] = []
+    digests = array("q")
+    for offer in offers:
+        mark = digest(offer)
+        if mark in before:
+            same.add(offer.id)
+            digests.append(mark)
+        else:
+            fresh.append(offer)
+    return same, fresh, digests
 
 
 def _tell(provider: str, fresh: Sequence[Held]) -> None:

@@ -1,13 +1,14 @@
 """Customers, orders and reports for tests: what is not said is ordinary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from gateway import ledger, transitions
 from gateway.errors import ErrorText
-from gateway.model import Customer, Offer, Order, Report, Status
+from gateway.model import Customer, Held, Offer, Order, Report, Status
 from gateway.money import Money
 from gateway.store import Claim, Placed, Placement, Step, Store, Transition
+from gateway.store.offers import UNFINISHED, compare
 from gateway.transitions import HOUR, Choice, Following
 
 AT = 1_700_000_000_000
@@ -99,6 +100,16 @@ async def customer(store: Store, name: str = "ann", credit: int = 0) -> Customer
     if credit:
         await store.post([ledger.top_up(added.id, Money(credit, "USD"), "opening", AT)])
     return added
+
+
+async def listed(
+    store: Store, provider: str, offers: Sequence[Offer], at: int, held: Sequence[Held] = ()
+) -> int:
+    """Take up a provider's list as it is; returns the edition of its offers."""
+    since = (await store.editions()).get(provider, UNFINISHED)
+    known = await store.known_offers(provider)
+    found = compare(provider, known, offers, at, first=not known)
+    return await store.save_offers(provider, found, at, held=held, since=since)
 
 
 async def order(store: Store, placement: Placement) -> Order:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+import build
 from gateway import config, money, settings
 from gateway.adapters import ADAPTERS
 from gateway.app import at_work
@@ -247,7 +248,7 @@ async def rises(one: World, provider: str, rate: str) -> None:
     store = one.gateway.store
     offer = (await store.offers())[provider]["1"]
     dearer = msgspec.structs.replace(offer, rate=Decimal(rate))
-    await store.save_offers(provider, [dearer], one.clock())
+    await build.listed(store, provider, [dearer], one.clock())
     await one.gateway.shop.refresh()
 
 

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
+import build
 from gateway import transitions
 from gateway.commands.main import app
 from gateway.model import Held, Offer, Order
@@ -334,12 +335,12 @@ def quarantined(run: Run, tmp_path: Path) -> Run:
     async def go() -> None:
         store = await SqliteStore.open(tmp_path / "gateway.db")
         now = int(time.time() * 1000)
-        await store.save_offers("p", offers, now)
+        await build.listed(store, "p", offers, now)
         held = [
             Held("p", "1", "its rate was 0.90 and is 9", paused=True, offered=dearer, at=now),
             Held("p", "2", "its rate was 0.90 and is 0.01", offered=cheaper, at=now),
         ]
-        await store.save_offers("p", offers, now, held=held)
+        await build.listed(store, "p", offers, now, held=held)
         await store.hold_back(Held("p", "", "lists 1 services instead of 4", services=1, at=now))
         await store.close()
 

@@ -16,6 +16,7 @@ import apsw
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 
+import build
 from build import AT, claim, customer, order, placement
 from databases import bare_database
 from gateway import moving, transitions
@@ -80,7 +81,7 @@ async def fill(url: str) -> None:
     refill = Refill(order=first.id, customer=ann.id, provider="alpha", created_at=AT)
     await store.add_refills([refill], since=AT)
     offer = Offer("1", "Likes", "Default", "Some", rate=Decimal("0.9"), min=1, max=9)
-    await store.save_offers("alpha", [offer], AT)
+    await build.listed(store, "alpha", [offer], AT)
     await store.sight([Sighting("alpha", balance=5, currency="USD", balance_at=AT)])
     await store.add_reading(Reading("alpha", AT, AT + 1, 5, "USD", checked=True))
     await store.keep_configuration("currency: USD\n", AT)

@@ -61,7 +61,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     async def prepare(store: Store) -> None:
         await store.keep_configuration(IN_FORCE, 1)
         for provider, rows in OFFERS.items():
-            await store.save_offers(provider, rows, 1)
+            await build.listed(store, provider, rows, 1)
         await store.give([Wanted("q", str(n), f"Q {n}", 10, 100) for n in (2, 1)], [1, 2])
         for at, (name, tier) in enumerate([("ann", ""), ("bob", "gold"), ("cid", "iron")]):
             customer = Customer(id=0, name=name, tier=tier, created_at=1)
@@ -228,7 +228,7 @@ def test_before_the_first_start_everything_is_added(run: Run, tmp_path: Path) ->
 
     async def fill(store: Store) -> None:
         rows: list[Offer] = OFFERS["p"]
-        await store.save_offers("p", rows, 1)
+        await build.listed(store, "p", rows, 1)
 
     stored(tmp_path, fill)
     plan = told(run, IN_FORCE)
@@ -240,7 +240,7 @@ def test_before_the_first_start_everything_is_added(run: Run, tmp_path: Path) ->
 def test_a_long_plan_is_cut_for_people_and_whole_for_programs(run: Run, tmp_path: Path) -> None:
     async def fill(store: Store) -> None:
         rows = [build.offer(str(number), f"P {number}", "1.00") for number in range(1, 31)]
-        await store.save_offers("p", rows, 1)
+        await build.listed(store, "p", rows, 1)
 
     stored(tmp_path, fill)
     text = IN_FORCE + "  - {provider: p, ids_from: 100}\n"

@@ -47,7 +47,7 @@ from gateway.store import (
     Step,
     Store,
 )
-from gateway.store.offers import CHUNK, KEPT_CHANGES
+from gateway.store.offers import CHUNK, KEPT_CHANGES, UNFINISHED
 from gateway.store.postgres import PostgresStore
 from gateway.store.sqlite import SqliteStore
 from gateway.store.writer import migrations
@@ -770,13 +770,13 @@ async def test_offers_are_replaced_and_the_edition_grows_with_each_change(store:
     likes, views = build.offer("1"), build.offer("2", "Views")
     dearer = build.offer("1", rate="12345678901234567890.123456789012345")
 
-    assert 1 == await store.save_offers("alpha", [likes, views], AT)
-    assert 2 == await store.save_offers("beta", [likes], AT)
-    assert 2 == await store.save_offers("alpha", [likes, views], AT)
-    assert 3 == await store.save_offers("alpha", [dearer], AT)
+    assert 1 == await build.listed(store, "alpha", [likes, views], AT)
+    assert 2 == await build.listed(store, "beta", [likes], AT)
+    assert 1 == await build.listed(store, "alpha", [likes, views], AT)
+    assert 3 == await build.listed(store, "alpha", [dearer], AT)
     assert {"alpha": {"1": dearer}, "beta": {"1": likes}} == await store.offers()
-    assert 3 == await store.save_offers("alpha", [dearer], AT)
-    assert 4 == await store.save_offers("alpha", [dearer, views], AT)
+    assert 3 == await build.listed(store, "alpha", [dearer], AT)
+    assert 4 == await build.listed(store, "alpha", [dearer, views], AT)
     assert {"alpha": {"1": dearer, "2": views}, "beta": {"1": likes}} == await store.offers()
     assert 4 == await store.edition()
 
@@ -784,7 +784,7 @@ async def test_offers_are_replaced_and_the_edition_grows_with_each_change(store:
 async def test_an_offer_keeps_what_its_provider_did_not_say(store: Store) -> None:
     """No flag is not ``False``."""
     said = msgspec.structs.replace(build.offer(), refill=True, cancel=False, description="ä\n🎈")
-    await store.save_offers("alpha", [said], AT)
+    await build.listed(store, "alpha", [said], AT)
 
     assert {"alpha": {"1": said}} == await store.offers()
     assert said.dripfeed is None
@@ -798,34 +798,34 @@ async def test_what_is_held_back_waits_until_the_next_list(store: Store) -> None
     """A list brings all that is held back of its provider, and nothing of another's."""
     likes, other = build.offer("1"), build.offer("2")
     dearer = msgspec.structs.replace(likes, rate=Decimal("9.90"), refill=True, description="ä")
-    await store.save_offers("beta", [other], AT, held=[held(other, "beta")])
-    await store.save_offers("alpha", [likes], AT, held=[held(dearer)])
+    await build.listed(store, "beta", [other], AT, held=[held(other, "beta")])
+    await build.listed(store, "alpha", [likes], AT, held=[held(dearer)])
 
     assert [held(dearer)] == await store.held("alpha")
     assert [held(dearer), held(other, "beta")] == await store.held()
 
-    await store.save_offers("alpha", [likes], AT)
+    await build.listed(store, "alpha", [likes], AT)
 
     assert [held(other, "beta")] == await store.held()
 
 
 async def test_a_paused_offer_is_not_for_sale_and_the_edition_says_so(store: Store) -> None:
     likes, views = build.offer("1"), build.offer("2")
-    first = await store.save_offers("alpha", [likes, views], AT)
+    first = await build.listed(store, "alpha", [likes, views], AT)
     paused = [held(likes, paused=True)]
-    second = await store.save_offers("alpha", [likes, views], AT, held=paused)
+    second = await build.listed(store, "alpha", [likes, views], AT, held=paused)
 
     assert {"alpha": {"2": views}} == await store.offers()
     assert {"alpha": {"2": views}} == await store.offers(["alpha", "beta"])
     assert {"1": (likes, None), "2": (views, None)} == await store.known_offers("alpha")
 
-    third = await store.save_offers("alpha", [likes, views], AT, held=paused)
-    fourth = await store.save_offers("alpha", [likes, views], AT, held=[held(likes)])
+    third = await build.listed(store, "alpha", [likes, views], AT, held=paused)
+    fourth = await build.listed(store, "alpha", [likes, views], AT, held=[held(likes)])
 
     assert (second, second, third + 1) == (first + 1, third, fourth)
     assert {"alpha": {"1": likes, "2": views}} == await store.offers()
 
-    await store.save_offers("alpha", [likes, views], AT + 1, held=paused)
+    await build.listed(store, "alpha", [likes, views], AT + 1, held=paused)
     await store.decide(paused, Decision.ACCEPTED, AT + 2)
 
     assert ["resumed", "paused"] == [one.kind for one in await store.changes(AT + 1)]
@@ -835,7 +835,7 @@ async def test_an_accepted_change_is_in_force_at_once_and_remembered(store: Stor
     likes = build.offer("1")
     dearer = msgspec.structs.replace(likes, rate=Decimal("9.90"))
     new = build.offer("2", rate="7")
-    before = await store.save_offers("alpha", [likes], AT, held=[held(dearer), held(new)])
+    before = await build.listed(store, "alpha", [likes], AT, held=[held(dearer), held(new)])
     decided = await store.decide([held(dearer), held(new)], Decision.ACCEPTED, AT + 1)
 
     assert [held(dearer), held(new)] == decided
@@ -850,7 +850,7 @@ async def test_an_accepted_change_is_in_force_at_once_and_remembered(store: Stor
 async def test_a_rejected_change_is_kept_with_what_was_said_of_it(store: Store) -> None:
     likes = build.offer("1")
     dearer = msgspec.structs.replace(likes, rate=Decimal("9.90"))
-    await store.save_offers("alpha", [likes], AT, held=[held(dearer)])
+    await build.listed(store, "alpha", [likes], AT, held=[held(dearer)])
     await store.decide([held(dearer)], Decision.REJECTED, AT)
 
     assert [Decision.REJECTED] == [one.decision for one in await store.held()]
@@ -861,7 +861,7 @@ async def test_what_has_changed_since_somebody_looked_cannot_be_accepted(store: 
     """He has not seen what he would say yes to."""
     likes = build.offer("1")
     seen, newer = (msgspec.structs.replace(likes, rate=Decimal(rate)) for rate in ("9", "90"))
-    await store.save_offers("alpha", [likes], AT, held=[held(newer)])
+    await build.listed(store, "alpha", [likes], AT, held=[held(newer)])
 
     for decision in (Decision.ACCEPTED, Decision.REJECTED):
         assert [] == await store.decide([held(seen)], decision, AT)
@@ -887,12 +887,12 @@ async def test_everything_that_changes_about_an_offer_is_remembered(store: Store
         likes, name="Views", rate=Decimal("1.10"), min=20, max=30, refill=False, cancel=True
     )
     views = build.offer("2", "Views", "3")
-    await store.save_offers("alpha", [likes], AT)
-    await store.save_offers("alpha", [other, views], AT + 1)
-    await store.save_offers("alpha", [other, views], AT + 2)
-    await store.save_offers("alpha", [other], AT + 3)
-    await store.save_offers("alpha", [other, views], AT + 4)
-    await store.save_offers("beta", [likes], AT + 4)
+    await build.listed(store, "alpha", [likes], AT)
+    await build.listed(store, "alpha", [other, views], AT + 1)
+    await build.listed(store, "alpha", [other, views], AT + 2)
+    await build.listed(store, "alpha", [other], AT + 3)
+    await build.listed(store, "alpha", [other, views], AT + 4)
+    await build.listed(store, "beta", [likes], AT + 4)
 
     found = [
         (one.provider, one.offer, one.at - AT, one.kind, one.before, one.after)
@@ -915,10 +915,10 @@ async def test_everything_that_changes_about_an_offer_is_remembered(store: Store
 
 async def test_changes_are_found_by_time_provider_and_id(store: Store) -> None:
     likes, views = build.offer("1"), build.offer("2")
-    await store.save_offers("alpha", [likes], AT)
-    await store.save_offers("beta", [likes], AT)
-    await store.save_offers("alpha", [likes, views], AT + 1)
-    await store.save_offers("alpha", [], AT + 2)
+    await build.listed(store, "alpha", [likes], AT)
+    await build.listed(store, "beta", [likes], AT)
+    await build.listed(store, "alpha", [likes, views], AT + 1)
+    await build.listed(store, "alpha", [], AT + 2)
 
     assert {("alpha", "1"), ("alpha", "2")} == await store.changed_offers(AT + 1)
     assert ("beta", "") in await store.changed_offers(AT)
@@ -929,25 +929,36 @@ async def test_changes_are_found_by_time_provider_and_id(store: Store) -> None:
 
 
 async def test_changes_of_long_ago_are_forgotten(store: Store) -> None:
-    await store.save_offers("alpha", [build.offer()], AT)
-    await store.save_offers("beta", [build.offer()], AT + KEPT_CHANGES + 1)
+    await build.listed(store, "alpha", [build.offer()], AT)
+    await build.listed(store, "beta", [build.offer()], AT + KEPT_CHANGES + 1)
 
     assert ["beta"] == [one.provider for one in await store.changes(0)]
 
 
 async def test_each_provider_has_an_edition_of_its_own(store: Store) -> None:
-    await store.save_offers("alpha", [build.offer()], AT)
-    await store.save_offers("beta", [build.offer()], AT)
-    await store.save_offers("alpha", [build.offer(rate="1")], AT)
-    await store.save_offers("beta", [build.offer()], AT)
+    await build.listed(store, "alpha", [build.offer()], AT)
+    await build.listed(store, "beta", [build.offer()], AT)
+    await build.listed(store, "alpha", [build.offer(rate="1")], AT)
+    await build.listed(store, "beta", [build.offer()], AT)
 
     assert {"alpha": 3, "beta": 2} == await store.editions()
 
 
+async def test_a_list_says_whether_the_offers_are_as_it_left_them(store: Store) -> None:
+    """What the owner accepts, or another process takes up, in the middle is not of that list."""
+    likes, dearer = build.offer(), build.offer(rate="9")
+    first = await build.listed(store, "alpha", [likes], AT, held=[held(dearer)])
+    assert first == await store.save_offers("alpha", [], AT, held=[held(dearer)], since=first)
+    await store.decide([held(dearer)], Decision.ACCEPTED, AT)
+
+    assert UNFINISHED == await store.save_offers("alpha", [], AT, since=first)
+    assert {"alpha": first + 1} == await store.editions()
+
+
 async def test_a_long_list_is_written_in_parts_and_whole_in_the_end(store: Store) -> None:
     many = [build.offer(str(number)) for number in range(2 * CHUNK + 1)]
-    await store.save_offers("alpha", many, AT)
-    await store.save_offers("alpha", many[:1], AT)
+    await build.listed(store, "alpha", many, AT)
+    await build.listed(store, "alpha", many[:1], AT)
 
     assert {"alpha": {"0": many[0]}} == await store.offers()
     assert 2 * CHUNK + 1 == len(await store.changes(0, limit=10**6))

@@ -7,17 +7,20 @@ import json
 import random
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+import build
 from gateway import config
 from gateway.app import open_gateway
 from gateway.errors import CallFailed
-from gateway.model import Decision, Held
+from gateway.model import Decision, Held, Offer
 from gateway.settings import Settings
+from gateway.store.offers import compare
 from gateway.upstream import Upstream
 from wire import LIMIT, Peer, Talk, serve
 from world import ROWS, YAML, Form, Panel, World, world
@@ -195,6 +198,95 @@ async def test_a_list_that_is_not_believed_leaves_what_was_held_back_before(tmp_
 
         assert {"", "1"} == {held.offer for held in await one.gateway.store.held()}
         assert UNAVAILABLE == await one.add()
+
+
+# --- what is remembered of the last list ----------------------------------------------------------
+
+MANY = [ROWS[0] | {"service": number} for number in range(1, 6)]
+
+
+async def offered(one: World) -> dict[str, Decimal]:
+    """Return the rates in the store."""
+    return {one: offer.rate for one, offer in (await one.gateway.store.offers())["p"].items()}
+
+
+async def dearer(one: World) -> list[Offer]:
+    """Return what is in the store, a little dearer."""
+    known = (await one.gateway.store.offers())["p"].values()
+    return [msgspec.structs.replace(offer, rate=Decimal("1.00")) for offer in known]
+
+
+async def test_what_has_changed_since_the_last_list_is_found_row_by_row(tmp_path: Path) -> None:
+    """Some rows as they were, one dearer, one gone, one new; later all of them as at first."""
+    async with world(tmp_path, p=Panel(services=MANY)) as one:
+        first = await offered(one)
+        await now_lists(one, *MANY[:3], MANY[3] | {"rate": "0.95"}, ROWS[0] | {"service": 6})
+
+        later = {str(number): Decimal("0.90") for number in (1, 2, 3, 6)} | {"4": Decimal("0.95")}
+        assert later == await offered(one)
+        await now_lists(one, *MANY)
+        assert first == await offered(one)
+        kinds = [(row.offer, row.kind) for row in await one.gateway.store.changes(0)]
+        assert [("4", "rate"), ("5", "back"), ("6", "gone")] == sorted(kinds[:3])
+        assert [("4", "rate"), ("5", "gone"), ("6", "new")] == sorted(kinds[3:6])
+
+
+async def test_what_somebody_else_has_taken_up_meanwhile_is_not_mistaken_for_the_last_list(
+    tmp_path: Path,
+) -> None:
+    """Another process had the work for a while; the list is then as it was before that."""
+    async with world(tmp_path, p=Panel(services=MANY)) as one:
+        first = await offered(one)
+        await build.listed(one.gateway.store, "p", await dearer(one), one.clock())
+        await now_lists(one, *MANY)
+
+        assert first == await offered(one)
+
+
+async def test_a_list_of_which_only_a_part_was_written_is_put_right_by_the_next(
+    tmp_path: Path,
+) -> None:
+    """Whoever wrote it died before the end."""
+    async with world(tmp_path, p=Panel(services=MANY)) as one:
+        store, first = one.gateway.store, await offered(one)
+        found = compare("p", await store.known_offers("p"), await dearer(one), one.clock())
+        with pytest.raises(AttributeError):
+            await store.save_offers("p", found, one.clock(), held=[cast("Held", None)])
+        await now_lists(one, *MANY)
+
+        assert first == await offered(one)
+
+
+async def test_what_was_gone_before_does_not_make_a_list_short(tmp_path: Path) -> None:
+    async with world(tmp_path, p=Panel(services=MANY)) as one:
+        for count in (3, 2, 1):
+            await now_lists(one, *MANY[:count])
+
+        assert {"1"} == (await offered(one)).keys()
+
+
+async def test_a_change_that_the_owner_accepts_stays_accepted(tmp_path: Path) -> None:
+    """A min over the max is odd each time that it is looked at; he has said that it is so."""
+    odd = ROWS[0] | {"min": "500", "max": "50"}
+    async with world(tmp_path) as one:
+        await now_lists(one, odd)
+        await decide(one, Decision.ACCEPTED)
+
+        assert [] == await now_lists(one, odd)
+
+
+async def test_lists_that_arrive_together_are_all_for_sale_in_the_end(tmp_path: Path) -> None:
+    """The last of them to be taken up is the one that the catalog waits for, believed or not."""
+    q = '  q: {adapter: api_v2, url: "http://panel/q", key: "${KEY}"}\nservices:'
+    yaml = YAML.replace("services:", q) + "  102: {routes: [q/1]}\n"
+    async with world(tmp_path, yaml, p=Panel(services=MANY), q=Panel(services=MANY)) as one:
+        for answers, rates in ((MANY, ("1.00", "1.00")), ([], ("1.10", "1.00"))):
+            one.panels["p"].answers["services"] = [row | {"rate": rates[0]} for row in MANY]
+            one.panels["q"].answers["services"] = [row | {"rate": rates[0]} for row in answers]
+            fetched = (one.gateway.sync.fetch(name) for name in ("p", "q"))
+            await asyncio.gather(*fetched, return_exceptions=True)
+
+            assert rates == (await rate(one), await rate(one, 102))
 
 
 # --- hostile --------------------------------------------------------------------------------------

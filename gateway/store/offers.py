@@ -1,13 +1,14 @@
 """What a store does for the providers' services: what they are, were, and may become."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
+from msgspec.structs import astuple
 
 from gateway.model import Decision, Held, Known, Offer, OfferChange
-from gateway.store.rows import to_value
+from gateway.store.rows import Value, columns, to_value
 
 if TYPE_CHECKING:
     from gateway.store import Lease
@@ -16,6 +17,10 @@ KEPT_CHANGES = 180 * 24 * 3600 * 1000
 """Milliseconds for which it is known what has changed."""
 CHUNK = 1000
 """Rows that are written in one commit: orders wait for no more than that."""
+UNFINISHED = 0
+"""The edition of a provider's offers while a list is written: some are of it, some from before."""
+_RATE = columns(Offer).index("rate")
+_FLAGS = {None: None, 0: False, 1: True}
 
 
 class Offers(Protocol):
@@ -24,25 +29,35 @@ class Offers(Protocol):
     async def save_offers(
         self,
         provider: str,
-        offers: Sequence[Offer],
+        found: Sequence["Difference"],
         at: int,
         under: "Lease | None" = None,
         *,
         held: Sequence[Held] = (),
+        since: int = UNFINISHED,
     ) -> int:
-        """Replace a provider's offers; those not in the list are gone. Returns the new edition.
+        """Write in what a provider's list is different, and remember what has changed.
 
-        What has changed is remembered. ``held`` are the changes that wait for the owner's word,
-        in place of those that waited before.
+        ``held`` are the changes that wait for the owner's word, in place of those that waited
+        before; ``since`` is the edition that the list was compared with. Returns the edition in
+        which the provider's offers are just what the list says; ``UNFINISHED`` when somebody else
+        has changed them meanwhile.
         """
         ...
 
-    async def offers(self, providers: Sequence[str] | None = None) -> dict[str, dict[str, Offer]]:
-        """Return the offers that are neither gone nor paused, by provider and their ids."""
+    async def offers(
+        self, providers: Sequence[str] | None = None, ids: Collection[str] | None = None
+    ) -> dict[str, dict[str, Offer]]:
+        """Return the offers that are neither gone nor paused, by provider and their ids.
+
+        ``ids``: these at the most.
+        """
         ...
 
-    async def known_offers(self, provider: str) -> dict[str, tuple[Offer, int | None]]:
-        """Return all that a provider has ever offered, by its ids."""
+    async def known_offers(
+        self, provider: str, but: Collection[str] = ()
+    ) -> dict[str, tuple[Offer, int | None]]:
+        """Return all that a provider has ever offered, by its ids, but for some."""
         ...
 
     async def edition(self) -> int:
@@ -122,19 +137,21 @@ class Difference(msgspec.Struct, frozen=True, gc=False):
     changes: list[OfferChange]
 
 
-def compare(provider: str, known: Known, offers: Sequence[Offer], at: int) -> list[Difference]:
-    """Return in what a provider's list differs from what is known of it."""
-    new = {offer.id: offer for offer in offers}
-    if new and not known:  # nobody needs to be told of each
-        first = OfferChange(provider, "", at, "first", after=str(len(new)))
+def compare(
+    provider: str, known: Known, offers: Sequence[Offer], at: int, *, first: bool = False
+) -> list[Difference]:
+    """Return in what a provider's list differs from what is known of it; ``first``: of nothing."""
+    if first and offers:  # nobody needs to be told of each
+        told = OfferChange(provider, "", at, "first", after=str(len(offers)))
         return [
-            Difference(one, offer, [] if number else [first])
-            for number, (one, offer) in enumerate(new.items())
+            Difference(offer.id, offer, [] if number else [told])
+            for number, offer in enumerate(offers)
         ]
+    new = {offer.id for offer in offers}
     found = [
-        difference(provider, known.get(one), offer, at)
-        for one, offer in new.items()
-        if known.get(one) != (offer, None)
+        difference(provider, known.get(offer.id), offer, at)
+        for offer in offers
+        if known.get(offer.id) != (offer, None)
     ]
     for one, (old, gone_at) in known.items():
         if one in new or gone_at is not None:
@@ -155,9 +172,9 @@ def difference(
     changes = []
     if gone_at is not None:
         changes.append(OfferChange(provider, offer.id, at, "back", after=f"{offer.rate:f}"))
-    for name in Offer.__struct_fields__[1:]:
-        before, after = (_text(name, getattr(one, name)) for one in (old, offer))
-        if before != after:
+    for name, was, now in zip(columns(Offer), astuple(old), astuple(offer), strict=True):
+        if was != now:
+            before, after = _text(name, was), _text(name, now)
             changes.append(OfferChange(provider, offer.id, at, name, before, after))
     return Difference(offer.id, offer, changes)
 
@@ -182,3 +199,28 @@ def chunks(found: Sequence[Difference]) -> Iterator[Sequence[Difference]]:
     """Yield what is to be written, as much as goes into one commit at a time."""
     for start in range(0, len(found), CHUNK):
         yield found[start : start + CHUNK]
+
+
+def offer_row(offer: Offer) -> tuple[Value, ...]:
+    """Return an offer as a row, ``rows.to_row`` for what there may be a million of."""
+    row = list(astuple(offer))
+    row[_RATE] = f"{offer.rate:f}"
+    return tuple(row)
+
+
+def row_offer(row: Sequence[Any]) -> Offer:
+    """Return the offer that a row keeps, whose flags a database may have as numbers."""
+    one, name, kind, category, rate, least, most, refill, cancel, dripfeed, description = row
+    flags = _FLAGS[refill], _FLAGS[cancel], _FLAGS[dripfeed]
+    return Offer(one, name, kind, category, Decimal(rate), least, most, *flags, description)
+
+
+def known_rows(
+    rows: Iterable[Sequence[Any]], but: Collection[str] = ()
+) -> dict[str, dict[str, tuple[Offer, int | None]]]:
+    """Return offers by provider and id, each row with its provider and since when it is gone."""
+    found: dict[str, dict[str, tuple[Offer, int | None]]] = {}
+    for provider, gone_at, *row in rows:
+        if row[0] not in but:
+            found.setdefault(provider, {})[row[0]] = (row_offer(row), gone_at)
+    return found

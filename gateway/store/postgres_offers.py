@@ -1,23 +1,26 @@
 """The providers' services, on PostgreSQL."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 
+from msgspec.structs import astuple
+
 from gateway.model import Decision, Held, Offer, OfferChange
-from gateway.offload import free, let_go
 from gateway.store import Lease
 from gateway.store.offers import (
     KEPT_CHANGES,
+    UNFINISHED,
     Difference,
     chunks,
-    compare,
     difference,
+    known_rows,
+    offer_row,
     pauses,
     rate_changes,
 )
 from gateway.store.postgres_base import Look, PostgresBase, hold
 from gateway.store.postgres_rows import Connection, Row, Sets, select, things, types
-from gateway.store.rows import columns, from_row, listed, to_row, to_value
+from gateway.store.rows import columns, listed, to_row, to_value
 
 _OFFER = {"provider": "text", **types(Offer)}
 _SAVE = f"""
@@ -51,6 +54,7 @@ _KEEP = """
     INSERT INTO exchange_rates (currency, rate, at) SELECT currency, rate, at FROM {new}
     ON CONFLICT (currency) DO UPDATE SET rate = excluded.rate, at = excluded.at
 """
+_EDITION = "SELECT edition FROM editions WHERE provider = $1"
 _PAUSED = "SELECT offer FROM quarantine WHERE provider = $1 AND paused"
 _DECIDED = {"provider": "text", "offer": "text", "offered": "text", "services": "bigint"}
 _DECIDE = f"""
@@ -73,29 +77,21 @@ class PostgresOffers(PostgresBase):
     async def save_offers(
         self,
         provider: str,
-        offers: Sequence[Offer],
+        found: Sequence[Difference],
         at: int,
         under: Lease | None = None,
         *,
         held: Sequence[Held] = (),
+        since: int = UNFINISHED,
     ) -> int:
-        """Replace a provider's offers, writing only what differs, a part at a time."""
-
-        # Read before the transactions. Should two lists of one provider cross, or only some of
-        # one be written, the next one puts it right.
-        def read(look: Look) -> list[Difference]:
-            known = _known(look(_select("provider = $1"), provider)).get(provider, {})
-            found = compare(provider, known, offers, at)
-            free(known)
-            return found
-
-        found = await self._apart(read)
+        """Write in what a provider's list is different, a part at a time."""
         for part in chunks(found):
             sets = _differences(provider, part, at)
 
             async def write(db: Connection, sets: Sets = sets) -> None:
                 await hold(db, under)
                 await db.fetchval(sets.statement(), *sets.bindings)
+                await db.execute(_MARK, provider, UNFINISHED)
 
             await self._transact(write)
 
@@ -103,39 +99,45 @@ class PostgresOffers(PostgresBase):
             await hold(db, under)
             before = [one for (one,) in await db.fetch(_PAUSED, provider)]
             await db.execute("DELETE FROM quarantine WHERE provider = $1", provider)
+            # After that: the owner can accept nothing of the provider's before this commits.
+            was = await db.fetchval(_EDITION, provider) or UNFINISHED
             changes = pauses(provider, before, [one.offer for one in held if one.paused], at)
             sets = Sets()
             sets.add("held", _HOLD, _HELD, [to_row(one) for one in held])
-            sets.add("remembered", _REMEMBER, _CHANGE, [to_row(one) for one in changes])
+            sets.add("remembered", _REMEMBER, _CHANGE, [astuple(one) for one in changes])
             if sets:
                 await db.fetchval(sets.statement(), *sets.bindings)
             await db.execute("DELETE FROM changes WHERE at < $1", at - KEPT_CHANGES)
-            return await _edition(db, [provider], changed=bool(found or changes))
+            if was == UNFINISHED or changes:
+                await _edition(db, [provider], changed=True)
+            alone = was == (UNFINISHED if found else since)
+            return int(await db.fetchval(_EDITION, provider)) if alone else UNFINISHED
 
-        edition = await self._transact(finish)
-        await let_go(found)
-        return edition
+        return await self._transact(finish)
 
-    async def offers(self, providers: Sequence[str] | None = None) -> dict[str, dict[str, Offer]]:
+    async def offers(
+        self, providers: Sequence[str] | None = None, ids: Collection[str] | None = None
+    ) -> dict[str, dict[str, Offer]]:
         """Return the offers that are neither gone nor paused."""
+        wanted = {"provider": providers, "id": ids}
+        among = {name: list(said) for name, said in wanted.items() if said is not None}
+        parts = [f"{name} = ANY(${at}::text[])" for at, name in enumerate(among, 1)]
 
         def run(look: Look) -> dict[str, dict[str, Offer]]:
-            rows = (
-                look(_select(_FOR_SALE))
-                if providers is None
-                else look(_select(f"provider = ANY($1::text[]) AND {_FOR_SALE}"), list(providers))
-            )
+            rows = look(_select(" AND ".join((*parts, _FOR_SALE))), *among.values())
             return {
                 provider: {one: offer for one, (offer, _) in known.items()}
-                for provider, known in _known(rows).items()
+                for provider, known in known_rows(rows).items()
             }
 
         return await self._apart(run)
 
-    async def known_offers(self, provider: str) -> dict[str, tuple[Offer, int | None]]:
-        """Return all that a provider has ever offered."""
+    async def known_offers(
+        self, provider: str, but: Collection[str] = ()
+    ) -> dict[str, tuple[Offer, int | None]]:
+        """Return all that a provider has ever offered, but for some."""
         return await self._apart(
-            lambda look: _known(look(_select("provider = $1"), provider)).get(provider, {})
+            lambda look: known_rows(look(_select("provider = $1"), provider), but).get(provider, {})
         )
 
     async def edition(self) -> int:
@@ -241,20 +243,12 @@ def _select(where: str) -> str:
     return f"SELECT provider, gone_at, {listed(columns(Offer))} FROM offers WHERE {where}"
 
 
-def _known(rows: Iterable[Row]) -> dict[str, dict[str, tuple[Offer, int | None]]]:
-    found: dict[str, dict[str, tuple[Offer, int | None]]] = {}
-    for provider, gone_at, *row in rows:
-        offer = from_row(Offer, row)
-        found.setdefault(provider, {})[offer.id] = (offer, gone_at)
-    return found
-
-
 def _differences(provider: str, found: Sequence[Difference], at: int) -> Sets:
     sets = Sets()
-    saved = [(provider, *to_row(one.offer)) for one in found if one.offer]
+    saved = [(provider, *offer_row(one.offer)) for one in found if one.offer]
     sets.add("saved", _SAVE, _OFFER, saved)
     sets.add("went", _GO, _GONE, [(at, provider, one.id) for one in found if one.offer is None])
-    changes = [to_row(change) for one in found for change in one.changes]
+    changes = [astuple(change) for one in found for change in one.changes]
     sets.add("remembered", _REMEMBER, _CHANGE, changes)
     return sets
 
@@ -268,7 +262,7 @@ async def _accept(db: Connection, held: Sequence[Held], at: int) -> None:
     for provider, offers in sorted(by_provider.items()):
         where = "provider = $1 AND id = ANY($2::text[])"
         rows = await db.fetch(_select(where), provider, list(offers))
-        known = _known(rows).get(provider, {})
+        known = known_rows(rows).get(provider, {})
         found = [difference(provider, known.get(one), offer, at) for one, offer in offers.items()]
         paused = [one.offer for one in held if one.provider == provider and one.paused]
         found[0].changes.extend(pauses(provider, paused, [], at))

@@ -1,21 +1,24 @@
 """The providers' services, on SQLite."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import Any
 
 import apsw
+from msgspec.structs import astuple
 
 from gateway.model import Decision, Held, Offer, OfferChange
-from gateway.offload import free, let_go
 from gateway.store import Lease
 from gateway.store.offers import (
     KEPT_CHANGES,
+    UNFINISHED,
     Difference,
     chunks,
-    compare,
     difference,
+    known_rows,
+    offer_row,
     pauses,
     rate_changes,
 )
@@ -37,6 +40,8 @@ _FOR_SALE = (
     "WHERE held.provider = offers.provider AND held.offer = offers.id AND held.paused)"
 )
 _RATES = "SELECT currency, rate, at FROM exchange_rates"
+_EDITION = "SELECT edition FROM editions WHERE provider = ?"
+_AMONG = "id IN (SELECT value FROM json_each(?))"
 _PAUSED = "SELECT offer FROM quarantine WHERE provider = ? AND paused"
 
 
@@ -46,49 +51,47 @@ class SqliteOffers(SqliteFile):
     async def save_offers(
         self,
         provider: str,
-        offers: Sequence[Offer],
+        found: Sequence[Difference],
         at: int,
         under: Lease | None = None,
         *,
         held: Sequence[Held] = (),
+        since: int = UNFINISHED,
     ) -> int:
-        """Replace a provider's offers, writing only what differs, a part at a time."""
-
-        # Read before the commits. Should two lists of one provider cross, or only some of one be
-        # written, the next one puts it right.
-        def read(db: apsw.Connection) -> list[Difference]:
-            known = _offers(db, "provider = ?", provider).get(provider, {})
-            found = compare(provider, known, offers, at)
-            free(known)
-            return found
-
-        found = await self._apart(read)
+        """Write in what a provider's list is different, a part at a time."""
         for part in chunks(found):
             await self._writer.do(partial(_write, provider, part, at, under))
 
         def finish(db: apsw.Connection) -> int:
             hold(db, under)
+            was = db.execute(_EDITION, (provider,)).get or UNFINISHED
             before = [one for (one,) in db.execute(_PAUSED, (provider,))]
             db.execute("DELETE FROM quarantine WHERE provider = ?", (provider,))
             db.executemany(_HOLD, [to_row(one) for one in held])
             changes = pauses(provider, before, [one.offer for one in held if one.paused], at)
-            db.executemany(_REMEMBER, [to_row(one) for one in changes])
+            db.executemany(_REMEMBER, [astuple(one) for one in changes])
             db.execute("DELETE FROM changes WHERE at < ?", (at - KEPT_CHANGES,))
-            return _edition(db, provider, changed=bool(found or changes))
+            if was == UNFINISHED or changes:
+                _edition(db, provider, changed=True)
+            alone = was == (UNFINISHED if found else since)
+            return int(db.execute(_EDITION, (provider,)).get) if alone else UNFINISHED
 
-        edition = await self._writer.do(finish)
-        await let_go(found)
-        return edition
+        return await self._writer.do(finish)
 
-    async def offers(self, providers: Sequence[str] | None = None) -> dict[str, dict[str, Offer]]:
+    async def offers(
+        self, providers: Sequence[str] | None = None, ids: Collection[str] | None = None
+    ) -> dict[str, dict[str, Offer]]:
         """Return the offers that are neither gone nor paused."""
+        named = None if ids is None else json.dumps(list(ids))
+        where = _FOR_SALE if named is None else f"{_FOR_SALE} AND {_AMONG}"
+        bindings = () if named is None else (named,)
 
         def run(db: apsw.Connection) -> dict[str, dict[str, Offer]]:
             found: dict[str, dict[str, Offer]] = {}
             parts = (
-                [_offers(db, _FOR_SALE)]
+                [_offers(db, where, *bindings)]
                 if providers is None
-                else [_offers(db, f"provider = ? AND {_FOR_SALE}", one) for one in providers]
+                else [_offers(db, f"provider = ? AND {where}", one, *bindings) for one in providers]
             )
             for part in parts:
                 for provider, known in part.items():
@@ -97,9 +100,13 @@ class SqliteOffers(SqliteFile):
 
         return await self._apart(run)
 
-    async def known_offers(self, provider: str) -> dict[str, tuple[Offer, int | None]]:
-        """Return all that a provider has ever offered."""
-        return await self._apart(lambda db: _offers(db, "provider = ?", provider).get(provider, {}))
+    async def known_offers(
+        self, provider: str, but: Collection[str] = ()
+    ) -> dict[str, tuple[Offer, int | None]]:
+        """Return all that a provider has ever offered, but for some."""
+        return await self._apart(
+            lambda db: _offers(db, "provider = ?", provider, but=but).get(provider, {})
+        )
 
     async def edition(self) -> int:
         """Return a number that grows whenever offers change."""
@@ -196,26 +203,23 @@ def _rates(rows: Iterable[Sequence[Any]]) -> dict[str, tuple[Decimal, int]]:
 
 
 def _offers(
-    db: apsw.Connection, where: str, *bindings: str
+    db: apsw.Connection, where: str, *bindings: str, but: Collection[str] = ()
 ) -> dict[str, dict[str, tuple[Offer, int | None]]]:
     statement = f"SELECT provider, gone_at, {listed(columns(Offer))} FROM offers WHERE {where}"
-    found: dict[str, dict[str, tuple[Offer, int | None]]] = {}
-    for provider, gone_at, *row in db.execute(statement, bindings):
-        offer = from_row(Offer, row)
-        found.setdefault(provider, {})[offer.id] = (offer, gone_at)
-    return found
+    return known_rows(db.execute(statement, bindings), but)
 
 
 def _write(
     provider: str, found: Sequence[Difference], at: int, under: Lease | None, db: apsw.Connection
 ) -> None:
     hold(db, under)
-    db.executemany(_SAVE, [(provider, *to_row(one.offer)) for one in found if one.offer])
+    db.execute("INSERT OR REPLACE INTO editions VALUES (?, ?)", (provider, UNFINISHED))
+    db.executemany(_SAVE, [(provider, *offer_row(one.offer)) for one in found if one.offer])
     db.executemany(
         "UPDATE offers SET gone_at = ? WHERE provider = ? AND id = ?",
         [(at, provider, one.id) for one in found if one.offer is None],
     )
-    db.executemany(_REMEMBER, [to_row(change) for one in found for change in one.changes])
+    db.executemany(_REMEMBER, [astuple(change) for one in found for change in one.changes])
 
 
 def _edition(db: apsw.Connection, provider: str, *, changed: bool) -> int:
