@@ -2,7 +2,8 @@
 
 import asyncio
 from array import array
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 import structlog
@@ -26,6 +27,8 @@ _encode = msgspec.json.encode
 
 TOLD = 20
 """Changes held back of which each is logged; of more, their number."""
+AT_ONCE = 6
+"""Lists that are fetched, read or taken up at the same time; all of them are in memory."""
 AT_LATEST = 30.0
 """Seconds after which lists that were taken up are sold by, even while others wait their turn."""
 
@@ -81,7 +84,8 @@ class Sync:
         self._cache = cache
         self._now = now
         self._seen: dict[str, Seen] = {}
-        # Fetched all at the same time, but taken up one after the other: see ``offload``.
+        # Fetched some at the same time, but taken up one after the other: see ``offload``.
+        self._room = asyncio.Semaphore(AT_ONCE)
         self._one_by_one = asyncio.Lock()
         self._waiting = 0
         self._refreshed = -AT_LATEST
@@ -121,24 +125,36 @@ class Sync:
         Raises ``CallFailed`` when the provider gave no list, or one that is not believed: then
         what was offered before stays.
         """
+        # Others need not wait for what a provider takes its time for.
+        with self._wait():
+            await self._room.acquire()
         try:
             offers, odd = await self._router.services(provider)
+            services = len(offers)
             held = await self._in_turn(provider, offers, under)
+            await let_go(offers)
         except CallFailed as failure:
             await self._store.sight([Sighting(provider, trouble=str(failure)[:200])])
             raise
-        services = len(offers)
-        await let_go(offers)
+        finally:
+            self._room.release()
         return Synced(services, odd, held)
 
-    async def _in_turn(self, provider: str, offers: list[Offer], under: Lease | None) -> list[Held]:
+    @contextmanager
+    def _wait(self) -> Iterator[None]:
         self._waiting += 1
         try:
-            async with self._one_by_one:
-                with gently():
-                    return await self._take_up(provider, offers, under)
+            yield
         finally:
             self._waiting -= 1
+
+    async def _in_turn(self, provider: str, offers: list[Offer], under: Lease | None) -> list[Held]:
+        try:
+            with self._wait():
+                async with self._one_by_one:
+                    with gently():
+                        return await self._take_up(provider, offers, under)
+        finally:
             if await self.refresh():
                 await self._cache.tell(CATALOG)
 
