@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from functools import partial
+from itertools import product
 
+import msgspec
 import structlog
 
 from gateway import imports, money
 from gateway.config import Config
 from gateway.imports import Found, Given
-from gateway.model import Offer, Order
+from gateway.model import Offer, OfferChange, Order
 from gateway.offload import let_go, offload
 from gateway.order_form import Form
 from gateway.router import Router
@@ -21,9 +24,33 @@ log = structlog.get_logger()
 
 LAG = 5_000
 """Milliseconds by which another process may take up an edition later than this one."""
+IN_FORCE_BY = 60_000
+"""Milliseconds by which a change may be shown later than it was seen."""
+SHOWN = ("rate", "exchange")
+"""The kinds of changes by which a rate that was shown may have been lower."""
+MOST = 1_000_000
+"""Of them; a worker that begins after more looks at the last of them alone."""
 AT_ONCE = 500
 """Ids that are given in one commit, so that orders need not wait for a whole catalog."""
 TOO_OLD = "its catalog is too old to be sold from"
+
+
+Offers = Mapping[str, Mapping[str, Offer]]
+"""By provider and id."""
+
+
+def undone(offers: Offers, changes: Sequence[OfferChange]) -> tuple[Offers, list[OfferChange]]:
+    """Return offers before the last change of the rate of each, and all changes before those.
+
+    ``changes``: the newest first.
+    """
+    last: dict[tuple[str, str], OfferChange] = {}
+    rest = [one for one in changes if last.setdefault((one.provider, one.offer), one) is not one]
+    found = {provider: dict(known) for provider, known in offers.items()}
+    for (provider, one), change in last.items():
+        if offer := found.get(provider, {}).get(one):
+            found[provider][one] = msgspec.structs.replace(offer, rate=Decimal(change.before))
+    return found, rest
 
 
 class Lately:
@@ -32,12 +59,11 @@ class Lately:
     def __init__(self) -> None:
         self._before: list[tuple[int, Mapping[int, Service]]] = []
 
-    def replace(self, old: Catalog, new: Catalog, now: int, until: int) -> None:
-        """Remember what a new edition has changed or left out."""
-        changed = {one.id: one for one in old.services.values() if new.services.get(one.id) != one}
+    def remember(self, services: Mapping[int, Service], now: int, until: int) -> None:
+        """Remember what a new edition has changed or left out, as it was before."""
         self._before = [entry for entry in self._before if now < entry[0]]
-        if changed and now < until:
-            self._before.append((until, changed))
+        if services and now < until:
+            self._before.append((until, services))
 
     def of(self, service: Service, now: int) -> Iterator[Service]:
         """Yield what this service was, as long as that counts."""
@@ -74,6 +100,7 @@ class Shop:
         self._edition = -1
         self._synced: Mapping[str, int] = {}
         self._refreshing = asyncio.Lock()
+        self._began = before is None
         self._editions: dict[str, int] = {}
         self._offers: dict[str, dict[str, Offer]] = {}
         self._routes: dict[str, set[str]] = {}
@@ -147,19 +174,35 @@ class Shop:
             if edition == self._edition:
                 return False
             await self._load()
-            size = len(self._config.services) + sum(map(len, self._offers.values()))
-            found = await offload(lambda: list(imports.find(self._config, self._offers)), size)
-            given = await self._give(found)
             name = f"{self._config.digest[:16]}-{edition}"
-            can = self._router.has
             config = await self._exchanged(self._config)
-            make = partial(Catalog.make, config, self._offers, can, name, found, given)
-            catalog = await offload(make, size)
-            self._remember(self.catalog, catalog)
+            catalog = await self._make(config, self._offers, name, give=True)
+            await self._replace(self.catalog, catalog)
+            old = list(self.catalog.services.values())
             self.catalog = catalog
             self._edition = edition
-            self._warn()
+            await offload(self._warn, len(self._config.services))
+            if self._began:
+                self._began = False
+                for config, offers in (await self._shown(self._config, self._offers))[1:]:
+                    await self._replace(await self._make(config, offers), catalog)
+            await let_go(old)
             return True
+
+    async def _make(
+        self,
+        config: Config,
+        offers: Offers,
+        name: str = "",
+        *,
+        give: bool = False,
+    ) -> Catalog:
+        """Put a catalog together, apart; ``give``: ids and names to what has none yet."""
+        size = len(config.services) + sum(map(len, offers.values()))
+        found = await offload(lambda: list(imports.find(config, offers)), size)
+        given = await self._give(found) if give else self.given or Given()
+        can = self._router.has
+        return await offload(partial(Catalog.make, config, offers, can, name, found, given), size)
 
     async def _exchanged(self, config: Config) -> Config:
         """Return an owner's file with the exchange rates of its source."""
@@ -196,26 +239,47 @@ class Shop:
             self.given = await self._store.imported()
         given = self.given
         owners = [one for one in self._config.services if ("", str(one)) not in given.ids]
-        wanted = imports.wanted(self._config, found, given)
+        wanted = await offload(lambda: imports.wanted(self._config, found, given), len(found))
         for start in range(0, max(len(wanted), len(owners) and 1), AT_ONCE):
             fresh = await self._store.give(wanted[start : start + AT_ONCE], owners)
             given.add(fresh.ids, fresh.names)
         return given
 
+    # --- what was shown a moment ago ----------------------------------------------------------
+
     async def succeed(self, config: Config) -> None:
         """Take over from a file that was in force until now, in this process or another."""
-        if config.currency != self.currency:
-            return
-        offers = await self._store.offers()
-        found = list(imports.find(config, offers))
-        given = self.given or Given()
-        config = await self._exchanged(config)
-        before = Catalog.make(config, offers, self._router.has, "", found, given)
-        self._remember(before, self.catalog)
+        if config.currency == self.currency:
+            for file, offers in await self._shown(config, await self._store.offers()):
+                await self._replace(await self._make(file, offers), self.catalog)
 
-    def _remember(self, old: Catalog, new: Catalog) -> None:
-        now, grace = self._now(), int(self._config.orders.rate_grace * 1000)
-        self.lately.replace(old, new, now, now + grace + LAG if grace else now)
+    async def _shown(self, config: Config, now_offered: Offers) -> list[tuple[Config, Offers]]:
+        """Return from what lists may have been made lately, by any process; the last one first."""
+        files, offers = [await self._exchanged(config)], [now_offered]
+        grace = int(self._config.orders.rate_grace * 1000)
+        since = self._now() - grace - IN_FORCE_BY
+        changes = await self._store.changes(since, kinds=SHOWN, limit=MOST) if grace else []
+        for change in changes:
+            if change.kind == "exchange" and config.exchange_rates.from_ is not None:
+                words = change.before.split()
+                rates = dict(zip(words[::2], map(Decimal, words[1::2]), strict=True))
+                files.append(config.model_copy(update={"fetched": rates}))
+        while changes := [one for one in changes if one.offer]:
+            before, changes = await offload(partial(undone, offers[-1], changes), len(changes))
+            offers.append(before)
+        return list(product(files, offers))
+
+    async def _replace(self, old: Catalog, new: Catalog) -> None:
+        """Remember for a while what a catalog has otherwise than the one before."""
+
+        def changed() -> dict[int, Service]:
+            found = old.services.values()
+            return {one.id: one for one in found if new.services.get(one.id) != one}
+
+        grace = int(self._config.orders.rate_grace * 1000)
+        services = await offload(changed, len(old.services)) if grace else {}
+        now = self._now()
+        self.lately.remember(services, now, now + grace + LAG)
 
     def _warn(self) -> None:
         """Tell the owner of fixed rates that have fallen under cost, each once."""

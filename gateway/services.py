@@ -81,8 +81,10 @@ class Service(msgspec.Struct, frozen=True):
 
     @property
     def losing(self) -> list[str]:
-        """The price groups that pay less than the first route costs us."""
-        return [tier for tier in self.prices if self.rate(tier) < self.routes[0].rate]
+        """The price groups that pay less than the first route costs us: by a fixed rate alone."""
+        cost = self.routes[0].rate
+        said = self.prices.items()
+        return [tier for tier, price in said if price.rate is not None and price.rate < cost]
 
     @property
     def per(self) -> int:

@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 import build
 from gateway import config, money, settings
 from gateway.adapters import ADAPTERS
-from gateway.app import at_work
-from gateway.catalog import LAG
+from gateway.app import Gateway, at_work
+from gateway.catalog import IN_FORCE_BY, LAG
 from gateway.config import Config
 from gateway.model import State
 from world import ROWS, Form, Panel, World, world
@@ -188,6 +188,33 @@ async def test_a_file_that_was_changed_while_the_gateway_restarted_raises_nothin
         await one.gateway.shop.succeed(read(old))
 
         assert "1.50" == await charged(one)
+
+
+async def begun(one: World) -> Gateway:
+    """Return another process that begins now, and knows what is in the store."""
+    gateway = one.gateway
+    parts = (gateway.store, gateway.cache, gateway.upstream, gateway.auth, one.clock)
+    another = Gateway(gateway.config, *parts)
+    await another.shop.refresh()
+    return another
+
+
+async def test_a_process_that_begins_keeps_to_what_one_that_died_has_shown(tmp_path: Path) -> None:
+    """Each rate of the last minute counts, whichever of them a customer has read."""
+    async with world(tmp_path, yaml(more="markup: {0: 50%, 1: 10%}"), p=panel("0.80")) as one:
+        for rate in ("0.70", "0.90", "1.00", "1.20"):  # 1.05, 1.35, 1.10, 1.32
+            await now_at(one, rate)
+            one.clock.forward(1000)
+        shop = (await begun(one)).shop
+        service = shop.catalog.services[101]
+        assert 1_050_000 == shop.charge(service, 1000, "")
+
+        one.clock.forward(GRACE + LAG)
+        assert 1_320_000 == shop.charge(service, 1000, "")
+
+        one.clock.forward(IN_FORCE_BY)
+        shop = (await begun(one)).shop
+        assert 1_320_000 == shop.charge(shop.catalog.services[101], 1000, "")
 
 
 async def test_rates_of_another_currency_are_none_to_keep_to(tmp_path: Path) -> None:

@@ -98,9 +98,15 @@ class Offers(Protocol):
         ...
 
     async def changes(
-        self, since: int, *, provider: str = "", offer: str = "", limit: int = 1000
+        self,
+        since: int,
+        *,
+        provider: str = "",
+        offer: str = "",
+        kinds: Collection[str] = (),
+        limit: int = 1000,
     ) -> list[OfferChange]:
-        """Return what has changed since, the newest first."""
+        """Return what has changed since, the newest first; what is empty may be any."""
         ...
 
     async def changed_offers(self, since: int) -> set[tuple[str, str]]:

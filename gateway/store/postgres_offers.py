@@ -215,17 +215,23 @@ class PostgresOffers(PostgresBase):
         return _rates(await self._fetch(_RATES))
 
     async def changes(
-        self, since: int, *, provider: str = "", offer: str = "", limit: int = 1000
+        self,
+        since: int,
+        *,
+        provider: str = "",
+        offer: str = "",
+        kinds: Collection[str] = (),
+        limit: int = 1000,
     ) -> list[OfferChange]:
         """Return what has changed since, the newest first."""
         rest = (
             "WHERE at >= $1 AND ($2 = '' OR provider = $2) AND ($3 = '' OR offer = $3) "
-            "ORDER BY at DESC, provider, offer, kind LIMIT $4"
+            "AND ($4::text[] = '{}' OR kind = ANY($4)) "
+            "ORDER BY at DESC, provider, offer, kind LIMIT $5"
         )
         statement = select(OfferChange, "changes", rest)
-        return things(
-            OfferChange, await self._fetch(statement, since, provider, offer, limit, long=True)
-        )
+        bindings = (since, provider, offer, list(kinds), limit)
+        return [OfferChange(*row) for row in await self._fetch(statement, *bindings, long=True)]
 
     async def changed_offers(self, since: int) -> set[tuple[str, str]]:
         """Return the provider and id of what has changed since."""

@@ -177,17 +177,24 @@ class SqliteOffers(SqliteFile):
         return _rates(self._read(_RATES))
 
     async def changes(
-        self, since: int, *, provider: str = "", offer: str = "", limit: int = 1000
+        self,
+        since: int,
+        *,
+        provider: str = "",
+        offer: str = "",
+        kinds: Collection[str] = (),
+        limit: int = 1000,
     ) -> list[OfferChange]:
         """Return what has changed since, the newest first."""
         where = (
             "at >= ?1 AND (?2 = '' OR provider = ?2) AND (?3 = '' OR offer = ?3) "
-            "ORDER BY at DESC, provider, offer, kind LIMIT ?4"
+            "AND (?4 = '[]' OR kind IN (SELECT value FROM json_each(?4))) "
+            "ORDER BY at DESC, provider, offer, kind LIMIT ?5"
         )
         statement = select(OfferChange, "changes", where)
-        bindings = (since, provider, offer, limit)
+        bindings = (since, provider, offer, json.dumps(list(kinds)), limit)
         return await self._apart(
-            lambda db: [from_row(OfferChange, row) for row in db.execute(statement, bindings)]
+            lambda db: [OfferChange(*row) for row in db.execute(statement, bindings)]
         )
 
     async def changed_offers(self, since: int) -> set[tuple[str, str]]:
