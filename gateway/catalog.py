@@ -57,13 +57,17 @@ class Lately:
     """Services as they were a moment ago, for orders of what customers have just read."""
 
     def __init__(self) -> None:
-        self._before: list[tuple[int, Mapping[int, Service]]] = []
+        self._before: list[tuple[int, dict[int, Service]]] = []
 
-    def remember(self, services: Mapping[int, Service], now: int, until: int) -> None:
-        """Remember what a new edition has changed or left out, as it was before."""
+    def remember(
+        self, services: dict[int, Service], now: int, until: int
+    ) -> list[dict[int, Service]]:
+        """Remember what a new edition has changed or left out; returns what counts no more."""
+        over = [services for until, services in self._before if now >= until]
         self._before = [entry for entry in self._before if now < entry[0]]
-        if services and now < until:
+        if services:
             self._before.append((until, services))
+        return over
 
     def of(self, service: Service, now: int) -> Iterator[Service]:
         """Yield what this service was, as long as that counts."""
@@ -177,8 +181,8 @@ class Shop:
             name = f"{self._config.digest[:16]}-{edition}"
             config = await self._exchanged(self._config)
             catalog = await self._make(config, self._offers, name, give=True)
-            await self._replace(self.catalog, catalog)
-            old = list(self.catalog.services.values())
+            over = await self._replace(self.catalog, catalog)
+            over.append(dict(self.catalog.services))
             self.catalog = catalog
             self._edition = edition
             await offload(self._warn, len(self._config.services))
@@ -186,7 +190,8 @@ class Shop:
                 self._began = False
                 for config, offers in (await self._shown(self._config, self._offers))[1:]:
                     await self._replace(await self._make(config, offers), catalog)
-            await let_go(old)
+            for services in over:
+                await let_go(services)
             return True
 
     async def _make(
@@ -202,7 +207,10 @@ class Shop:
         found = await offload(lambda: list(imports.find(config, offers)), size)
         given = await self._give(found) if give else self.given or Given()
         can = self._router.has
-        return await offload(partial(Catalog.make, config, offers, can, name, found, given), size)
+        make = partial(Catalog.make, config, offers, can, name, found, given)
+        catalog = await offload(make, size)
+        await let_go(found)
+        return catalog
 
     async def _exchanged(self, config: Config) -> Config:
         """Return an owner's file with the exchange rates of its source."""
@@ -269,8 +277,11 @@ class Shop:
             offers.append(before)
         return list(product(files, offers))
 
-    async def _replace(self, old: Catalog, new: Catalog) -> None:
-        """Remember for a while what a catalog has otherwise than the one before."""
+    async def _replace(self, old: Catalog, new: Catalog) -> list[dict[int, Service]]:
+        """Remember for a while what a catalog has otherwise than the one before.
+
+        Returns what need not be remembered any more, to be let go.
+        """
 
         def changed() -> dict[int, Service]:
             found = old.services.values()
@@ -279,7 +290,7 @@ class Shop:
         grace = int(self._config.orders.rate_grace * 1000)
         services = await offload(changed, len(old.services)) if grace else {}
         now = self._now()
-        self.lately.remember(services, now, now + grace + LAG)
+        return self.lately.remember(services, now, now + grace + LAG)
 
     def _warn(self) -> None:
         """Tell the owner of fixed rates that have fallen under cost, each once."""

@@ -26,7 +26,7 @@ Key = tuple[str, str]
 """A provider, and its own id of a service."""
 
 
-class Found(msgspec.Struct, frozen=True):
+class Found(msgspec.Struct, frozen=True, gc=False):
     """An offer that a rule takes over.
 
     Attributes:
@@ -48,7 +48,7 @@ class Found(msgspec.Struct, frozen=True):
         return self.provider, self.offer.id
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class Wanted(msgspec.Struct, frozen=True, gc=False):
     """A provider's service that needs an id, or a name.
 
     Attributes:

@@ -5,7 +5,6 @@ A ``Catalog`` is one edition of it, never changed.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from operator import itemgetter
 
 import msgspec
 import structlog
@@ -25,7 +24,7 @@ log = structlog.get_logger()
 NOTHING_GIVEN = Given()
 
 
-class Route(msgspec.Struct, frozen=True):
+class Route(msgspec.Struct, frozen=True, gc=False):
     """A provider's offer that can fulfil a service.
 
     Attributes:
@@ -42,7 +41,7 @@ class Route(msgspec.Struct, frozen=True):
     rate: Decimal
 
 
-class Service(msgspec.Struct, frozen=True):
+class Service(msgspec.Struct, frozen=True, gc=False):
     """Something that customers can order.
 
     Attributes:
@@ -137,9 +136,10 @@ class Catalog:
                 services[service_id] = service
         taken = {service.name for service in services.values()}
         prices = [_prices(config, rule.provider, rule.place) for rule in config.imports]
-        rows = [(given.ids[one.key], one) for one in imported if one.key in given.ids]
-        for number, found in sorted(rows, key=itemgetter(0)):
+        rows = {given.ids[one.key]: one for one in imported if one.key in given.ids}
+        for number in sorted(rows):  # by numbers alone: quick, for nobody else works meanwhile
             if number not in config.services:
+                found = rows[number]
                 name = named(found, number, given, taken)
                 service = _imported(number, found, name, config, prices, actions)
                 if service:

@@ -165,8 +165,8 @@ class Sync:
         now = self._now()
         since = (await self._store.editions()).get(provider, UNFINISHED)
         seen = self._seen.get(provider)
-        before = set(seen.digests) if seen and seen.edition == since else set[int]()
-        same, fresh, digests = await offload(lambda: sift(offers, before), len(offers))
+        before = seen.digests if seen and seen.edition == since else array("q")
+        same, fresh, digests = await offload(lambda: sift(offers, set(before)), len(offers))
         known: dict[str, tuple[Offer, int | None]] = {}
         if fresh or not before or len(same) < len(before):
             known = await self._store.known_offers(provider, same)
