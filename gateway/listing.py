@@ -8,11 +8,13 @@ import asyncio
 import gzip
 import hashlib
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
+import brotli
 import msgspec
+import zstandard
 
 from gateway import money
 from gateway.catalog import Shop
@@ -24,7 +26,16 @@ from gateway.store import Store
 
 WORTH_IT = 1400
 """Bytes from which compressing saves a packet."""
-LEVEL = 6
+Coding = Callable[[bytes], bytes]
+CODINGS: Mapping[str, Coding] = {
+    "zstd": lambda plain: zstandard.ZstdCompressor(level=3).compress(plain),
+    "br": lambda plain: brotli.compress(plain, quality=5),
+    # Without the time in it, so that every process makes the same bytes.
+    "gzip": lambda plain: gzip.compress(plain, 6, mtime=0),
+}
+"""How a list is compressed, the best first: of those that somebody takes as gladly, that one."""
+OF_A_PART = ("gzip",)
+"""How a part of one is, which is made for a single answer."""
 SLACK = 60_000
 """Milliseconds by which a change may be in force later than it was seen."""
 MOST_IDS = 1000
@@ -32,16 +43,17 @@ _encode = msgspec.json.encode
 
 
 class Body(msgspec.Struct, frozen=True):
-    """An answer's body, plain and, where that is worth it, compressed."""
+    """An answer's body, plain and, where that is worth it, compressed, by coding."""
 
     plain: bytes
-    gzipped: bytes | None
+    compressed: Mapping[str, bytes]
     digest: str
 
     def coded(self, accepted: str) -> tuple[bytes, bytes, bytes]:
         """Return the bytes for an ``Accept-Encoding``, their coding if any, and their tag."""
-        if self.gzipped is not None and accepts_gzip(accepted):
-            return self.gzipped, b"gzip", b'"%b-gzip"' % self.digest.encode()
+        if coding := chosen(accepted, self.compressed):
+            tag = f'"{self.digest}-{coding}"'
+            return self.compressed[coding], coding.encode(), tag.encode()
         return self.plain, b"", b'"%b"' % self.digest.encode()
 
     def known(self, tags: str) -> bool:
@@ -104,7 +116,7 @@ class Listing:
         fits = partial(self._fits, part=part, changed=changed)
 
         def cut() -> Body:
-            return _body(_rows(rendered, [fits(one) for one in services]))
+            return _body(_rows(rendered, [fits(one) for one in services]), OF_A_PART)
 
         return await offload(cut, len(services))
 
@@ -152,7 +164,7 @@ def render(catalog: Catalog, tier: str) -> Rendered:
         rows.append(row)
         at += len(row) + 1  # what stands before it: the bracket, or a comma
         ends.append(at)
-    return Rendered(_body(rows), ends)
+    return Rendered(_body(rows, CODINGS), ends)
 
 
 def _rows(rendered: Rendered, chosen: Sequence[bool]) -> list[bytes]:
@@ -165,11 +177,11 @@ def _rows(rendered: Rendered, chosen: Sequence[bool]) -> list[bytes]:
     ]
 
 
-def _body(rows: Sequence[bytes]) -> Body:
+def _body(rows: Sequence[bytes], codings: Iterable[str]) -> Body:
     plain = b"[" + b",".join(rows) + b"]"
-    # Without the time in it, so that every process makes the same bytes.
-    gzipped = gzip.compress(plain, LEVEL, mtime=0) if len(plain) >= WORTH_IT else None
-    return Body(plain, gzipped, hashlib.sha256(plain).hexdigest()[:32])
+    worth_it = len(plain) >= WORTH_IT
+    compressed = {coding: CODINGS[coding](plain) for coding in codings if worth_it}
+    return Body(plain, compressed, hashlib.sha256(plain).hexdigest()[:32])
 
 
 def _row(service: Service, tier: str) -> dict[str, object]:
@@ -221,11 +233,22 @@ def _moment(text: str) -> int:
         raise CustomerError(ErrorText.INCORRECT_REQUEST) from None
 
 
-def accepts_gzip(accepted: str) -> bool:
-    """Read an ``Accept-Encoding``: whether gzip may be sent."""
+def chosen(accepted: str, codings: Iterable[str]) -> str:
+    """Return the coding that an ``Accept-Encoding`` likes best; empty when it takes none of them.
+
+    Of those that it likes as much it is the first.
+    """
     weights = {}
     for entry in accepted.lower().split(","):
         coding, _, rest = entry.partition(";")
-        weight = rest.strip().removeprefix("q=").strip() or "1"
-        weights[coding.strip()] = bool(weight.strip("0."))
-    return weights.get("gzip", weights.get("*", False))
+        weights[coding.strip()] = _weight(rest.strip().removeprefix("q=").strip())
+    others = weights.get("*", 0.0)
+    best = max(codings, key=lambda coding: weights.get(coding, others), default="")
+    return best if weights.get(best, others) > 0 else ""
+
+
+def _weight(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 1.0

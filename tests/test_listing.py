@@ -2,14 +2,16 @@
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import brotli
 import httpx
 import pytest
+import zstandard
 
-from gateway.listing import accepts_gzip, part
+from gateway.listing import CODINGS, chosen, part
 from world import ROWS, YAML, Panel, World, world
 
 MANY = [
@@ -45,43 +47,63 @@ async def ids(one: World, **params: object) -> list[int]:
 @pytest.mark.parametrize(
     ("accepted", "expected"),
     [
-        ("gzip", True),
-        ("gzip, deflate, br", True),
-        ("br;q=1.0, GZIP;q=0.5", True),
-        ("*", True),
-        ("deflate, *;q=0.1", True),
-        ("", False),
-        ("identity", False),
-        ("br", False),
-        ("gzip;q=0", False),
-        ("gzip; q=0.000, *", False),
-        ("*;q=0", False),
-        ("xgzip", False),
+        ("gzip", "gzip"),
+        ("gzip, deflate, br", "br"),
+        ("gzip, deflate, br, zstd", "zstd"),
+        ("br;q=0.5, GZIP;q=1.0", "gzip"),
+        ("zstd;q=0.9, br;q=0.90, gzip;q=0.1", "zstd"),
+        ("*", "zstd"),
+        ("deflate, *;q=0.1, zstd;q=0", "br"),
+        ("", ""),
+        ("identity", ""),
+        ("deflate", ""),
+        ("gzip;q=0", ""),
+        ("gzip; q=0.000, *", "zstd"),
+        ("*;q=0", ""),
+        ("xgzip", ""),
+        ("gzip;q=gladly", "gzip"),
     ],
 )
-def test_gzip_is_sent_only_to_those_who_take_it(accepted: str, expected: bool) -> None:
-    assert accepts_gzip(accepted) is expected
+def test_a_list_is_compressed_as_whoever_asks_likes_it_best(accepted: str, expected: str) -> None:
+    assert chosen(accepted, CODINGS) == expected
 
 
-async def test_a_compressed_list_is_the_same_list(tmp_path: Path) -> None:
+UNPACKED: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.decompress,
+    "br": brotli.decompress,
+    "zstd": zstandard.ZstdDecompressor().decompress,
+}
+
+
+@pytest.mark.parametrize("coding", UNPACKED)
+async def test_a_compressed_list_is_the_same_list(tmp_path: Path, coding: str) -> None:
     async with world(tmp_path, SELLS_MANY, p=Panel(services=MANY)) as one:
         plain = await ask(one)
         async with one.client.stream(
             "POST",
             "/api/v2",
             data={"key": one.key, "action": "services"},
-            headers={"accept-encoding": "gzip"},
+            headers={"accept-encoding": coding},
         ) as zipped:
             raw = b"".join([piece async for piece in zipped.aiter_raw()])
 
-        assert plain.content == gzip.decompress(raw)
-        assert ("gzip", str(len(raw))) == tuple(
+        assert plain.content == UNPACKED[coding](raw)
+        assert (coding, str(len(raw))) == tuple(
             zipped.headers[name] for name in ("content-encoding", "content-length")
         )
         assert "content-encoding" not in plain.headers
         for answer in (plain, zipped):
             assert "accept-encoding" == answer.headers["vary"]
         assert plain.headers["etag"] != zipped.headers["etag"]
+
+
+async def test_a_part_of_a_list_is_compressed_by_gzip_alone(tmp_path: Path) -> None:
+    """It is made for one answer, and is not worth more."""
+    async with world(tmp_path, SELLS_MANY, p=Panel(services=MANY)) as one:
+        part = {"category": MANY[0]["category"]}
+        answer = await ask(one, {"accept-encoding": "zstd, br, gzip"}, **part)
+
+        assert "gzip" == answer.headers["content-encoding"]
 
 
 async def test_a_list_in_one_coding_is_known_in_the_other(tmp_path: Path) -> None:
