@@ -16,7 +16,7 @@ from rich.text import Text
 
 from gateway import ledger, sandbox
 from gateway.commands.terminal import err, out
-from gateway.demo import SCENES, Scene, Stage
+from gateway.demo import SCENES, Scene, Stage, Step, steps
 from gateway.demo.stage import OPENING, StageFailed
 from gateway.model import Order, State
 from gateway.money import Money, text
@@ -106,7 +106,25 @@ def _play(stage: Stage) -> list[str]:
             show(parts)
             stage.check()
     out.print(_table(parts))
-    return _prove(stage, parts)
+    return _prove(stage, parts, _market(stage))
+
+
+def _market(stage: Stage) -> list[Step]:
+    """Let a provider's list change for the worse; returns what became of it."""
+    played = []
+    with err.status("a provider changes what it sells, and the owner decides"):
+        for step in steps(stage):
+            played.append(step)
+            stage.check()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("in the catalog")
+    table.add_column("what came of it")
+    for step in played:
+        table.add_row(step.about, Text(step.saw, "" if step.saw == step.wanted else "red"))
+    out.print()
+    out.print(table)
+    out.print()
+    return played
 
 
 def _buy(stage: Stage, part: Part) -> None:
@@ -155,9 +173,10 @@ def _evidence(stage: Stage, order: int) -> dict[str, str]:
             time.sleep(PAUSE)
 
 
-def _prove(stage: Stage, parts: list[Part]) -> list[str]:
+def _prove(stage: Stage, parts: list[Part], played: list[Step]) -> list[str]:
     """Audit the books, and compare them with the customer's purse and the panels' counters."""
     wrong = [words for part in parts for words in part.wrong()]
+    wrong += [f"{one.about}: {one.saw}" for one in played if one.saw != one.wanted]
     audit = asyncio.run(_audited(stage))
     wrong += audit.problems
     opening, balance = Decimal(OPENING), Decimal(stage.ask("balance")["balance"])
