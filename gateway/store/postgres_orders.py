@@ -6,8 +6,8 @@ from typing import cast
 from gateway.errors import ErrorText
 from gateway.model import Cancel, Order, Refill, RefillStatus, State, Transfer
 from gateway.store import Claim, Failure, Filter, Lease, Movement, Placed, Placement, Step
+from gateway.store.page import Made, repeated
 from gateway.store.postgres_base import PostgresBase, hold
-from gateway.store.postgres_page import Made, repeated
 from gateway.store.postgres_rows import Connection, Sets, plain, select, things, types
 from gateway.store.rows import HEARD, columns, from_row, listed, to_row
 

@@ -13,13 +13,17 @@ from typing import Any
 from gateway.errors import StoreUnavailable
 from gateway.model import Kind, Order, Transfer
 from gateway.store import Lease, Placement, Step
-from gateway.store.postgres_books import GATES, Account
-from gateway.store.postgres_page import Entry, Found, Made, Needs, Page
+from gateway.store.books import Account
+from gateway.store.page import Entry, Found, Made, Needs, Page
 from gateway.store.postgres_rows import Connection, Raced, plain, select
+from gateway.store.postgres_sets import sets
 from gateway.store.rows import from_row
 
 MOST = 1000
 """Orders, steps and transfers in one commit; more would make the first wait for the last."""
+
+GATES = (Kind.AVAILABLE, Kind.PURSE)
+"""Whoever moves an owner's money locks this account of his first: it is the oldest that he has."""
 
 Transact = Callable[[Callable[[Connection], Awaitable[list[Any]]]], Awaitable[list[Any]]]
 Waiting = tuple[Entry, asyncio.Future[Any]]
@@ -156,11 +160,12 @@ class Commit:
             await _load(db, found, needs)
             page, outcomes = self._work_out(found)
             needs = page.needs
-        sets, replaced = page.write()
-        if sets:
+        written = page.written()
+        parts = sets(written)
+        if parts:
             self._needs = self._needs.joined(page.attempted())
-            written = await db.fetchval(sets.statement("reclaimed"), *sets.bindings)
-            if written != replaced:
+            replaced = await db.fetchval(parts.statement("reclaimed"), *parts.bindings)
+            if replaced != len(written.reclaimed):
                 raise Raced
         return outcomes
 

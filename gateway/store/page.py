@@ -1,8 +1,9 @@
-"""One commit's worth of orders and money on PostgreSQL, worked out in memory.
+"""One commit's worth of orders and money, worked out in memory, for both databases.
 
 Everything that a list may change is locked and read first; then its entries are gone through in
-turn, each as if the ones before it were written already. Nothing here waits or has an effect, so
-a page is worked out again whenever something turns out to be missing or to have changed.
+turn, each as if the ones before it were written already. What comes of it is lists of rows, which
+a database writes as it best can. Nothing here waits or has an effect, so a page is worked out
+again whenever something turns out to be missing or to have changed.
 """
 
 from collections.abc import Sequence
@@ -13,49 +14,12 @@ import msgspec
 from gateway.errors import CustomerError, ErrorText, LeaseLost
 from gateway.model import Event, Kind, Order, Transfer
 from gateway.store import Change, Claim, Failure, Lease, Placed, Placement, Step
-from gateway.store.postgres_books import Account, Books, NoFunds, Owner
-from gateway.store.postgres_rows import Row, Sets, insert, types
-from gateway.store.rows import to_row, to_value
+from gateway.store.books import Account, Books, NoFunds, Owner
 
 DAY = 24 * 3600 * 1000
 
 Spending = tuple[int, int]
 """A customer and a day."""
-
-_ORDER, _EVENT, _TRANSFER = types(Order), types(Event), types(Transfer)
-_LASTING = ("customer", "service", "type", "params", "size", "charge", "currency", "created_at")
-_CHANGING = {name: kind for name, kind in _ORDER.items() if name not in _LASTING}
-_SPENDING = {"customer": "bigint", "day": "bigint", "amount": "bigint"}
-_SPEND = (
-    "INSERT INTO spending SELECT * FROM {new} "
-    "ON CONFLICT (customer, day) DO UPDATE SET amount = spending.amount + excluded.amount"
-)
-_UNSPEND = (
-    "UPDATE spending SET amount = greatest(spending.amount + new.amount, 0) FROM {new} "
-    "WHERE (spending.customer, spending.day) = (new.customer, new.day)"
-)
-_MOVED = {"id": "bigint", "amount": "bigint"}
-_MOVE = "UPDATE accounts SET balance = balance + new.amount FROM {new} WHERE accounts.id = new.id"
-_OPENED = {"kind": "text", "owner": "text", "currency": "text", "balance": "bigint"}
-# Whoever makes the same account at this moment adds to it, too.
-_OPEN = (
-    f"{insert(_OPENED, 'accounts')} ON CONFLICT (owner, kind, currency) "
-    "DO UPDATE SET balance = accounts.balance + excluded.balance"
-)
-_CLAIM = {
-    "customer": "bigint",
-    "key": "text",
-    "fingerprint": "bytea",
-    "order": "bigint",
-    "at": "bigint",
-}
-_RECLAIMED = {**_CLAIM, "before": "bigint"}
-_RECLAIM = (
-    'UPDATE claims SET fingerprint = new.fingerprint, "order" = new."order", at = new.at '
-    "FROM {new} WHERE (claims.customer, claims.key) = (new.customer, new.key) "
-    'AND claims."order" = new.before RETURNING 1'
-)
-_FREE = 'DELETE FROM claims USING {new} WHERE claims."order" = new."order"'
 
 
 class Entry(msgspec.Struct):
@@ -123,6 +87,36 @@ class Found(msgspec.Struct):
     posted: dict[str, int] = msgspec.field(default_factory=dict)
     upstream: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
     results: dict[tuple[int, int], tuple[Any, Any]] = msgspec.field(default_factory=dict)
+
+
+class Written(msgspec.Struct):
+    """What a page writes: for each table the rows that are new and those that change.
+
+    No row is in two lists, so they may be written in any order.
+
+    Attributes:
+        placed: new orders.
+        advanced: orders as they were found, and as they are now.
+        moved: accounts by their ids, and what is added to each.
+        opened: kind, owner, currency and balance of accounts that were not there when they were
+            looked for; where somebody has made one meanwhile, this is added to it.
+        spent: customer, day and what is added to it; below zero it takes away, to nothing at most.
+        freed: orders whose claims end.
+        claimed: customer, key, fingerprint, order and time of claims on free keys.
+        reclaimed: the same of keys whose claims no longer count, and the orders of those.
+
+    """
+
+    transfers: list[Transfer]
+    events: list[Event]
+    placed: list[Order] = []
+    advanced: list[tuple[Order, Order]] = []
+    moved: list[tuple[int, int]] = []
+    opened: list[tuple[Kind, str, str, int]] = []
+    spent: list[tuple[int, int, int]] = []
+    freed: list[int] = []
+    claimed: list[tuple[int, str, bytes, int, int]] = []
+    reclaimed: list[tuple[int, str, bytes, int, int, int]] = []
 
 
 class Page:
@@ -263,60 +257,37 @@ class Page:
 
     # --- what is written ------------------------------------------------------------------
 
-    def write(self) -> tuple[Sets, int]:
-        """Return what this page writes, and how many claims that must be."""
-        sets = Sets()
-        self._write_orders(sets)
-        sets.add("posted", insert(_TRANSFER, "transfers"), _TRANSFER, _rows(self._books.transfers))
-        self._write_accounts(sets)
-        sets.add("noted", insert(_EVENT, "events"), _EVENT, _rows(self._events))
-        spending = [(*day, amount) for day, amount in self._spending.items()]
-        sets.add("spent", _SPEND, _SPENDING, [row for row in spending if row[2] > 0])
-        sets.add("unspent", _UNSPEND, _SPENDING, [row for row in spending if row[2] < 0])
-        return sets, self._write_claims(sets)
-
-    def _write_orders(self, sets: Sets) -> None:
-        fresh: list[Order] = []
-        known: list[Order] = []
-        kinds = _CHANGING
+    def written(self) -> Written:
+        """Return what this page writes."""
+        written = Written(self._books.transfers, self._events)
         for order in self._changed.values():
             before = self._found.orders.get(order.id)
-            (fresh if before is None else known).append(order)
-            if before and any(getattr(before, one) != getattr(order, one) for one in _LASTING):
-                kinds = _ORDER
-        sets.add("placed", insert(_ORDER, "orders"), _ORDER, _rows(fresh))
-        names = ", ".join(f'"{name}" = new."{name}"' for name in kinds if name != "id")
-        update = f"UPDATE orders SET {names} FROM {{new}} WHERE orders.id = new.id"
-        rows = [[to_value(name, getattr(order, name)) for name in kinds] for order in known]
-        sets.add("advanced", update, kinds, rows)
-
-    def _write_accounts(self, sets: Sets) -> None:
-        fresh, known = [], []
+            if before is None:
+                written.placed.append(order)
+            else:
+                written.advanced.append((before, order))
         for (owner, kind), amount in sorted(self._books.moved().items()):
             account = self._found.accounts[owner].get(kind)
             if account is None:
-                fresh.append((kind, *owner, amount))
+                written.opened.append((kind, *owner, amount))
             else:
-                known.append((account.id, amount))
-        sets.add("moved", _MOVE, _MOVED, known)
-        sets.add("opened", _OPEN, _OPENED, fresh)
+                written.moved.append((account.id, amount))
+        written.spent += [(*day, amount) for day, amount in self._spending.items() if amount]
+        self._write_claims(written)
+        return written
 
-    def _write_claims(self, sets: Sets) -> int:
-        fresh, again = [], []
+    def _write_claims(self, written: Written) -> None:
         gone = set(self._freed)
         for key, made in self._claims.items():
             before = self._found.claims.get(key)
             if made is before or made.order in self._freed:
                 continue
             if before is None:
-                fresh.append((*key, *made))
+                written.claimed.append((*key, *made))
             else:
-                again.append((*key, *made, before.order))
+                written.reclaimed.append((*key, *made, before.order))
                 gone.discard(before.order)
-        sets.add("freed", _FREE, {"order": "bigint"}, [(order,) for order in gone])
-        sets.add("claimed", insert(_CLAIM, "claims"), _CLAIM, fresh)
-        sets.add("reclaimed", _RECLAIM, _RECLAIMED, again)
-        return len(again)
+        written.freed += gone
 
 
 def repeated(claim: Claim, made: Made, order: Order | None) -> Order | ErrorText | None:
@@ -324,7 +295,3 @@ def repeated(claim: Claim, made: Made, order: Order | None) -> Order | ErrorText
     if made.fingerprint != claim.fingerprint:
         return ErrorText.KEY_REUSED
     return ErrorText.IDENTICAL_ORDER if claim.reject else order
-
-
-def _rows(things: Sequence[Order] | Sequence[Event] | Sequence[Transfer]) -> list[Row]:
-    return [to_row(one) for one in things]

@@ -1,8 +1,8 @@
-"""The books on PostgreSQL: posting transfers to accounts that are locked, in memory.
+"""The books of both databases: posting transfers in memory, to accounts that are locked.
 
 What a transfer does depends on what is there: a charge that the balance does not cover becomes a
 debt, and a credit pays a debt first. So the accounts of everybody concerned are locked and read,
-a whole list is worked out on them in turn, and what comes out is written in sets.
+and a whole list is worked out on them in turn; what comes out is written at once.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,6 @@ from gateway.model import MOVES, Code, Kind, Transfer
 Owner = tuple[str, str]
 """A customer's id as text or a provider's name, and the currency of his accounts."""
 
-GATES = (Kind.AVAILABLE, Kind.PURSE)
-"""Whoever moves an owner's money locks this account of his first: it is the oldest that he has."""
 _NO_FLOOR = (Kind.FUNDS, Kind.OWED, Kind.PAID, Kind.PURSE)
 _BEYOND = 2**63
 

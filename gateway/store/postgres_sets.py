@@ -1,0 +1,75 @@
+"""What a page writes, as one statement on PostgreSQL."""
+
+from collections.abc import Sequence
+
+from gateway.model import Event, Order, Transfer
+from gateway.store.page import Written
+from gateway.store.postgres_rows import Row, Sets, insert, types
+from gateway.store.rows import to_row, to_value
+
+_ORDER, _EVENT, _TRANSFER = types(Order), types(Event), types(Transfer)
+_LASTING = ("customer", "service", "type", "params", "size", "charge", "currency", "created_at")
+_CHANGING = {name: kind for name, kind in _ORDER.items() if name not in _LASTING}
+_SPENDING = {"customer": "bigint", "day": "bigint", "amount": "bigint"}
+_SPEND = (
+    "INSERT INTO spending SELECT * FROM {new} "
+    "ON CONFLICT (customer, day) DO UPDATE SET amount = spending.amount + excluded.amount"
+)
+_UNSPEND = (
+    "UPDATE spending SET amount = greatest(spending.amount + new.amount, 0) FROM {new} "
+    "WHERE (spending.customer, spending.day) = (new.customer, new.day)"
+)
+_MOVED = {"id": "bigint", "amount": "bigint"}
+_MOVE = "UPDATE accounts SET balance = balance + new.amount FROM {new} WHERE accounts.id = new.id"
+_OPENED = {"kind": "text", "owner": "text", "currency": "text", "balance": "bigint"}
+# Whoever makes the same account at this moment adds to it, too.
+_OPEN = (
+    f"{insert(_OPENED, 'accounts')} ON CONFLICT (owner, kind, currency) "
+    "DO UPDATE SET balance = accounts.balance + excluded.balance"
+)
+_CLAIM = {
+    "customer": "bigint",
+    "key": "text",
+    "fingerprint": "bytea",
+    "order": "bigint",
+    "at": "bigint",
+}
+_RECLAIMED = {**_CLAIM, "before": "bigint"}
+_RECLAIM = (
+    'UPDATE claims SET fingerprint = new.fingerprint, "order" = new."order", at = new.at '
+    "FROM {new} WHERE (claims.customer, claims.key) = (new.customer, new.key) "
+    'AND claims."order" = new.before RETURNING 1'
+)
+_FREE = 'DELETE FROM claims USING {new} WHERE claims."order" = new."order"'
+
+
+def sets(written: Written) -> Sets:
+    """Return the statement that writes it all; ``reclaimed`` returns a row for each of its own."""
+    parts = Sets()
+    parts.add("placed", insert(_ORDER, "orders"), _ORDER, _rows(written.placed))
+    _add_advanced(parts, written.advanced)
+    parts.add("posted", insert(_TRANSFER, "transfers"), _TRANSFER, _rows(written.transfers))
+    parts.add("moved", _MOVE, _MOVED, written.moved)
+    parts.add("opened", _OPEN, _OPENED, written.opened)
+    parts.add("noted", insert(_EVENT, "events"), _EVENT, _rows(written.events))
+    parts.add("spent", _SPEND, _SPENDING, [row for row in written.spent if row[2] > 0])
+    parts.add("unspent", _UNSPEND, _SPENDING, [row for row in written.spent if row[2] < 0])
+    parts.add("freed", _FREE, {"order": "bigint"}, [(order,) for order in written.freed])
+    parts.add("claimed", insert(_CLAIM, "claims"), _CLAIM, written.claimed)
+    parts.add("reclaimed", _RECLAIM, _RECLAIMED, written.reclaimed)
+    return parts
+
+
+def _add_advanced(parts: Sets, advanced: Sequence[tuple[Order, Order]]) -> None:
+    """Set all that may change; the rest too, should that have changed for once."""
+    kinds = _CHANGING
+    if any(getattr(old, name) != getattr(new, name) for old, new in advanced for name in _LASTING):
+        kinds = _ORDER
+    names = ", ".join(f'"{name}" = new."{name}"' for name in kinds if name != "id")
+    update = f"UPDATE orders SET {names} FROM {{new}} WHERE orders.id = new.id"
+    rows = [[to_value(name, getattr(order, name)) for name in kinds] for _, order in advanced]
+    parts.add("advanced", update, kinds, rows)
+
+
+def _rows(things: Sequence[Order] | Sequence[Event] | Sequence[Transfer]) -> list[Row]:
+    return [to_row(one) for one in things]
