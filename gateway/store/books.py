@@ -6,7 +6,6 @@ and a whole list is worked out on them in turn; what comes out is written at onc
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import msgspec
 
@@ -24,13 +23,6 @@ class NoFunds(Exception):  # an outcome on its way to a return value
     """A floor is in the way; the caller takes back what came before."""
 
 
-class Account(NamedTuple):
-    """An account as it was locked."""
-
-    id: int
-    balance: int
-
-
 class Books:
     """The accounts of those concerned, and what moves.
 
@@ -42,12 +34,9 @@ class Books:
     """
 
     def __init__(
-        self, accounts: Mapping[Owner, Mapping[Kind, Account]], posted: Mapping[str, int]
+        self, accounts: Mapping[Owner, Mapping[Kind, int]], posted: Mapping[str, int]
     ) -> None:
-        self._balances = {
-            owner: {kind: account.balance for kind, account in kinds.items()}
-            for owner, kinds in accounts.items()
-        }
+        self._balances = {owner: dict(kinds) for owner, kinds in accounts.items()}
         self._posted = dict(posted)
         self.transfers: list[Transfer] = []
         self.unseen: set[Owner] = set()
@@ -117,6 +106,24 @@ class Books:
         if owed > 0:
             amount = min(owed, balances[Kind.AVAILABLE])
             self._move(balances, _part(credit, credit.key, Code.COLLECT, amount))
+
+
+class OptimisticBooks(Books):
+    """Books of accounts that nobody has looked at: all that moves is taken to be covered.
+
+    Whoever writes it finds out. What depends on how much there is exactly, a charge that may have
+    to be owed and a credit that may pay a debt, needs a look at its owner.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({}, {})
+
+    def post(self, transfer: Transfer) -> bool:
+        """Post a transfer."""
+        if transfer.code is Code.CHARGE or MOVES[transfer.code][1] is Kind.AVAILABLE:
+            self.unseen.add((transfer.owner, transfer.currency))
+        self.transfers.append(transfer)
+        return True
 
 
 def _part(whole: Transfer, under: str, code: Code, amount: int) -> Transfer:

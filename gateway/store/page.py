@@ -14,7 +14,7 @@ import msgspec
 from gateway.errors import CustomerError, ErrorText, LeaseLost
 from gateway.model import Event, Kind, Order, Transfer
 from gateway.store import Change, Claim, Failure, Lease, Placed, Placement, Step
-from gateway.store.books import Account, Books, NoFunds, Owner
+from gateway.store.books import Books, NoFunds, OptimisticBooks, Owner
 
 DAY = 24 * 3600 * 1000
 
@@ -71,6 +71,8 @@ class Found(msgspec.Struct):
     """What has been locked and read.
 
     Attributes:
+        optimistic: nothing is locked, and nobody has looked at accounts: what is written on these
+            grounds is written only if it is all so.
         orders: those that steps are about, locked.
         standing: those that earlier claims made.
         results: what builds and transitions have returned, which is the same every time.
@@ -82,11 +84,12 @@ class Found(msgspec.Struct):
     claims: dict[tuple[int, str], Made] = msgspec.field(default_factory=dict)
     standing: dict[int, Order] = msgspec.field(default_factory=dict)
     ids: list[int] = msgspec.field(default_factory=list)
-    accounts: dict[Owner, dict[Kind, Account]] = msgspec.field(default_factory=dict)
+    accounts: dict[Owner, dict[Kind, int]] = msgspec.field(default_factory=dict)
     spending: dict[Spending, int] = msgspec.field(default_factory=dict)
     posted: dict[str, int] = msgspec.field(default_factory=dict)
     upstream: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
     results: dict[tuple[int, int], tuple[Any, Any]] = msgspec.field(default_factory=dict)
+    optimistic: bool = False
 
 
 class Written(msgspec.Struct):
@@ -97,9 +100,9 @@ class Written(msgspec.Struct):
     Attributes:
         placed: new orders.
         advanced: orders as they were found, and as they are now.
-        moved: accounts by their ids, and what is added to each.
-        opened: kind, owner, currency and balance of accounts that were not there when they were
-            looked for; where somebody has made one meanwhile, this is added to it.
+        moved: kind, owner and currency of accounts, and what is added to each.
+        opened: the same of accounts that were not there when they were looked for; where somebody
+            has made one meanwhile, this is added to it.
         spent: customer, day and what is added to it; below zero it takes away, to nothing at most.
         freed: orders whose claims end.
         claimed: customer, key, fingerprint, order and time of claims on free keys.
@@ -111,7 +114,7 @@ class Written(msgspec.Struct):
     events: list[Event]
     placed: list[Order] = []
     advanced: list[tuple[Order, Order]] = []
-    moved: list[tuple[int, int]] = []
+    moved: list[tuple[Kind, str, str, int]] = []
     opened: list[tuple[Kind, str, str, int]] = []
     spent: list[tuple[int, int, int]] = []
     freed: list[int] = []
@@ -120,12 +123,7 @@ class Written(msgspec.Struct):
 
 
 class Page:
-    """What becomes of everything that was found, entry by entry.
-
-    Attributes:
-        needs: what was not found; while there is anything, the outcomes mean nothing.
-
-    """
+    """What becomes of everything that was found, entry by entry."""
 
     def __init__(self, found: Found) -> None:
         self._found = found
@@ -134,7 +132,7 @@ class Page:
         self._claims = dict(found.claims)
         self._spent = dict(found.spending)
         self._ids = iter(found.ids)
-        self._books = Books(found.accounts, found.posted)
+        self._books = OptimisticBooks() if found.optimistic else Books(found.accounts, found.posted)
         self._changed: dict[int, Order] = {}
         self._events: list[Event] = []
         self._freed: set[int] = set()
@@ -157,11 +155,11 @@ class Page:
         except NoFunds:
             raise CustomerError(ErrorText.NOT_ENOUGH_FUNDS) from None
 
-    @property
-    def needs(self) -> Needs:
-        """What was not found."""
-        self._needs.owners |= self._books.unseen
-        return self._needs
+    def missing(self) -> Needs:
+        """Return what was not found since this was asked last; outcomes mean nothing without it."""
+        needs, self._needs = self._needs, Needs()
+        needs.owners, self._books.unseen = self._books.unseen, set()
+        return needs
 
     def attempted(self) -> Needs:
         """Return what a unique index may refuse, to be looked up before the next try."""
@@ -267,11 +265,8 @@ class Page:
             else:
                 written.advanced.append((before, order))
         for (owner, kind), amount in sorted(self._books.moved().items()):
-            account = self._found.accounts[owner].get(kind)
-            if account is None:
-                written.opened.append((kind, *owner, amount))
-            else:
-                written.moved.append((account.id, amount))
+            there = self._found.optimistic or kind in self._found.accounts[owner]
+            (written.moved if there else written.opened).append((kind, *owner, amount))
         written.spent += [(*day, amount) for day, amount in self._spending.items() if amount]
         self._write_claims(written)
         return written

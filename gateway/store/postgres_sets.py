@@ -19,12 +19,14 @@ _UNSPEND = (
     "UPDATE spending SET amount = greatest(spending.amount + new.amount, 0) FROM {new} "
     "WHERE (spending.customer, spending.day) = (new.customer, new.day)"
 )
-_MOVED = {"id": "bigint", "amount": "bigint"}
-_MOVE = "UPDATE accounts SET balance = balance + new.amount FROM {new} WHERE accounts.id = new.id"
-_OPENED = {"kind": "text", "owner": "text", "currency": "text", "balance": "bigint"}
+_MOVED = {"kind": "text", "owner": "text", "currency": "text", "balance": "bigint"}
+_MOVE = (
+    "UPDATE accounts SET balance = accounts.balance + new.balance FROM {new} WHERE "
+    "(accounts.owner, accounts.kind, accounts.currency) = (new.owner, new.kind, new.currency)"
+)
 # Whoever makes the same account at this moment adds to it, too.
 _OPEN = (
-    f"{insert(_OPENED, 'accounts')} ON CONFLICT (owner, kind, currency) "
+    f"{insert(_MOVED, 'accounts')} ON CONFLICT (owner, kind, currency) "
     "DO UPDATE SET balance = accounts.balance + excluded.balance"
 )
 _CLAIM = {
@@ -50,7 +52,7 @@ def sets(written: Written) -> Sets:
     _add_advanced(parts, written.advanced)
     parts.add("posted", insert(_TRANSFER, "transfers"), _TRANSFER, _rows(written.transfers))
     parts.add("moved", _MOVE, _MOVED, written.moved)
-    parts.add("opened", _OPEN, _OPENED, written.opened)
+    parts.add("opened", _OPEN, _MOVED, written.opened)
     parts.add("noted", insert(_EVENT, "events"), _EVENT, _rows(written.events))
     parts.add("spent", _SPEND, _SPENDING, [row for row in written.spent if row[2] > 0])
     parts.add("unspent", _UNSPEND, _SPENDING, [row for row in written.spent if row[2] < 0])

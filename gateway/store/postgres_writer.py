@@ -13,7 +13,6 @@ from typing import Any
 from gateway.errors import StoreUnavailable
 from gateway.model import Kind, Order, Transfer
 from gateway.store import Lease, Placement, Step
-from gateway.store.books import Account
 from gateway.store.page import Entry, Found, Made, Needs, Page
 from gateway.store.postgres_rows import Connection, Raced, plain, select
 from gateway.store.postgres_sets import sets
@@ -55,7 +54,7 @@ _GATES = f"""
     ORDER BY accounts.id FOR NO KEY UPDATE OF accounts
 """
 _ACCOUNTS = """
-    SELECT owner, currency, kind, id, balance
+    SELECT owner, currency, kind, balance
     FROM unnest($1::text[], $2::text[]) AS wanted (owner, currency)
     JOIN accounts USING (owner, currency)
 """
@@ -155,11 +154,11 @@ class Commit:
         """Return each operation's outcomes, or what it raised."""
         found = await self._lock(db)
         page, outcomes = self._work_out(found)
-        needs = page.needs.joined(self._needs)
+        needs = page.missing().joined(self._needs)
         while needs:
             await _load(db, found, needs)
             page, outcomes = self._work_out(found)
-            needs = page.needs
+            needs = page.missing()
         written = page.written()
         parts = sets(written)
         if parts:
@@ -218,8 +217,8 @@ async def _load(db: Connection, found: Found, needs: Needs) -> None:
         owners = tuple(zip(*needs.owners, strict=True))
         await db.fetch(_GATES, *owners)
         found.accounts |= {owner: {} for owner in needs.owners}
-        for owner, currency, kind, account, balance in await db.fetch(_ACCOUNTS, *owners):
-            found.accounts[owner, currency][Kind(kind)] = Account(account, balance)
+        for owner, currency, kind, balance in await db.fetch(_ACCOUNTS, *owners):
+            found.accounts[owner, currency][Kind(kind)] = balance
     if needs.spending:
         found.spending |= dict.fromkeys(needs.spending, 0)
         rows = await db.fetch(_SPENDING, *zip(*needs.spending, strict=True))
