@@ -24,7 +24,7 @@ from gateway.store.postgres_loading import PostgresLoading
 from gateway.store.postgres_offers import PostgresOffers
 from gateway.store.postgres_orders import PostgresOrders
 from gateway.store.postgres_providers import PostgresProviders
-from gateway.store.postgres_rows import Connection, Raced, Row
+from gateway.store.postgres_rows import Connection, Row
 from gateway.store.postgres_schema import bring_up_to_date
 from gateway.store.postgres_snapshot import PostgresSnapshot
 from gateway.store.postgres_writer import Writer
@@ -67,7 +67,7 @@ _IN_THE_WAY = (
     asyncpg.DeadlockDetectedError,
     asyncpg.UniqueViolationError,
     asyncpg.InvalidCachedStatementError,
-    Raced,
+    asyncpg.DivisionByZeroError,  # a guard of what ``Sets`` writes
 )
 """Somebody else wrote at the same moment; nothing of ours was written."""
 _GONE = (
@@ -148,9 +148,11 @@ class Links:
                     self._end_idle()  # what ended this one has ended them, too
                     async with self._one() as db:
                         return await work(db)
+        except asyncpg.DivisionByZeroError as error:
+            raise StoreUnavailable("PostgreSQL: somebody else is faster each time") from error
         except _OURS:
             raise
-        except (*_DRIVERS, Raced) as error:
+        except _DRIVERS as error:
             raise _unavailable(error) from error
 
     @asynccontextmanager

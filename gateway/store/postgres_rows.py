@@ -23,10 +23,6 @@ _TYPES = {
 }
 
 
-class Raced(Exception):  # on its way to another try
-    """Another process was faster: what was read is not so any more, and nothing was written."""
-
-
 def types(kind: type[msgspec.Struct]) -> dict[str, str]:
     """Return the columns of what is kept in a table, with their types."""
     hints = get_type_hints(kind)
@@ -57,13 +53,25 @@ class Sets:
 
     def __init__(self) -> None:
         self._parts: dict[str, str] = {}
+        self._guards: list[str] = []
         self.bindings: list[Sequence[Any]] = []
 
     def __bool__(self) -> bool:
         return bool(self._parts)
 
-    def add(self, part: str, statement: str, kinds: Mapping[str, str], rows: Sequence[Row]) -> None:
-        """Write rows, if there are any; a statement finds them in ``{new}``, by these columns."""
+    def add(
+        self,
+        part: str,
+        statement: str,
+        kinds: Mapping[str, str],
+        rows: Sequence[Row],
+        *,
+        every: bool = False,
+    ) -> None:
+        """Write rows, if there are any; a statement finds them in ``{new}``, by these columns.
+
+        ``every``: unless it returns a row for each of them, nothing of the whole is written.
+        """
         if not rows:
             return
         arrays = []
@@ -73,12 +81,17 @@ class Sets:
             arrays.append(f"${len(self.bindings)}::{kind}[]")
         new = f"unnest({', '.join(arrays)}) AS new ({listed(tuple(kinds))})"
         self._parts[part] = statement.replace("{new}", new)
+        if every:
+            self._guards.append(f"(SELECT count(*) FROM {part}) = cardinality({arrays[0]})")
 
-    def statement(self, counted: str = "") -> str:
-        """Return the statement; its answer is how many rows the part ``counted`` returned."""
+    def statement(self, answer: str = "0") -> str:
+        """Return the statement; where a guard does not hold it fails, as a division by zero.
+
+        Guards are looked at one after the other, and before the parts without one are begun.
+        """
         parts = ", ".join(f"{name} AS ({text})" for name, text in self._parts.items())
-        count = f"count(*) FROM {counted}" if counted in self._parts else "0"
-        return f"WITH {parts} SELECT {count}"
+        guarded = f" WHERE 1 / ({' AND '.join(self._guards)})::int = 1" if self._guards else ""
+        return f"WITH {parts} SELECT {answer}{guarded}"
 
 
 def insert(kinds: Mapping[str, str], table: str) -> str:

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
-from gateway.model import Event, Order, Transfer
+from gateway.model import Event, Kind, Order, Transfer
 from gateway.store.page import Written
 from gateway.store.postgres_rows import Row, Sets, insert, types
 from gateway.store.rows import to_row, to_value
 
+GATES = (Kind.AVAILABLE, Kind.PURSE)
+"""Whoever moves an owner's money locks this account of his before all others."""
 _ORDER, _EVENT, _TRANSFER = types(Order), types(Event), types(Transfer)
 _LASTING = ("customer", "service", "type", "params", "size", "charge", "currency", "created_at")
 _CHANGING = {name: kind for name, kind in _ORDER.items() if name not in _LASTING}
@@ -22,7 +24,8 @@ _UNSPEND = (
 _MOVED = {"kind": "text", "owner": "text", "currency": "text", "balance": "bigint"}
 _MOVE = (
     "UPDATE accounts SET balance = accounts.balance + new.balance FROM {new} WHERE "
-    "(accounts.owner, accounts.kind, accounts.currency) = (new.owner, new.kind, new.currency)"
+    "(accounts.owner, accounts.kind, accounts.currency) = (new.owner, new.kind, new.currency) "
+    "RETURNING 1"
 )
 # Whoever makes the same account at this moment adds to it, too.
 _OPEN = (
@@ -46,31 +49,47 @@ _FREE = 'DELETE FROM claims USING {new} WHERE claims."order" = new."order"'
 
 
 def sets(written: Written) -> Sets:
-    """Return the statement that writes it all; ``reclaimed`` returns a row for each of its own."""
+    """Return the statement that writes it all, unless something is not as it was found."""
     parts = Sets()
-    parts.add("placed", insert(_ORDER, "orders"), _ORDER, _rows(written.placed))
     _add_advanced(parts, written.advanced)
+    parts.add("moved", _MOVE, _MOVED, sorted(written.moved, key=_turn), every=True)
+    parts.add("placed", insert(_ORDER, "orders"), _ORDER, _rows(written.placed))
     parts.add("posted", insert(_TRANSFER, "transfers"), _TRANSFER, _rows(written.transfers))
-    parts.add("moved", _MOVE, _MOVED, written.moved)
-    parts.add("opened", _OPEN, _MOVED, written.opened)
+    parts.add("opened", _OPEN, _MOVED, sorted(written.opened, key=_turn))
     parts.add("noted", insert(_EVENT, "events"), _EVENT, _rows(written.events))
     parts.add("spent", _SPEND, _SPENDING, [row for row in written.spent if row[2] > 0])
     parts.add("unspent", _UNSPEND, _SPENDING, [row for row in written.spent if row[2] < 0])
     parts.add("freed", _FREE, {"order": "bigint"}, [(order,) for order in written.freed])
     parts.add("claimed", insert(_CLAIM, "claims"), _CLAIM, written.claimed)
-    parts.add("reclaimed", _RECLAIM, _RECLAIMED, written.reclaimed)
+    parts.add("reclaimed", _RECLAIM, _RECLAIMED, written.reclaimed, every=True)
     return parts
 
 
+def _turn(row: Row) -> tuple[bool, str, str, str]:
+    """Return whose turn it is: the gates come first, as with those who lock before they look."""
+    kind, owner, currency, _ = row
+    return kind not in GATES, owner, currency, kind
+
+
 def _add_advanced(parts: Sets, advanced: Sequence[tuple[Order, Order]]) -> None:
-    """Set all that may change; the rest too, should that have changed for once."""
+    """Set all that may change; the rest too, should that have changed for once.
+
+    The version counts every change of an order but one: when it is to be asked for.
+    """
     kinds = _CHANGING
     if any(getattr(old, name) != getattr(new, name) for old, new in advanced for name in _LASTING):
         kinds = _ORDER
     names = ", ".join(f'"{name}" = new."{name}"' for name in kinds if name != "id")
-    update = f"UPDATE orders SET {names} FROM {{new}} WHERE orders.id = new.id"
-    rows = [[to_value(name, getattr(order, name)) for name in kinds] for _, order in advanced]
-    parts.add("advanced", update, kinds, rows)
+    update = (
+        f"UPDATE orders SET {names} FROM {{new}} WHERE orders.id = new.id "
+        "AND orders.version = new.before AND orders.poll_at IS NOT DISTINCT FROM new.due "
+        "RETURNING 1"
+    )
+    rows = [
+        [*(to_value(name, getattr(new, name)) for name in kinds), old.version, old.poll_at]
+        for old, new in sorted(advanced, key=lambda pair: pair[0].id)
+    ]
+    parts.add("advanced", update, {**kinds, "before": "bigint", "due": "bigint"}, rows, every=True)
 
 
 def _rows(things: Sequence[Order] | Sequence[Event] | Sequence[Transfer]) -> list[Row]:

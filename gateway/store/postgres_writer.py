@@ -14,15 +14,12 @@ from gateway.errors import StoreUnavailable
 from gateway.model import Kind, Order, Transfer
 from gateway.store import Lease, Placement, Step
 from gateway.store.page import Entry, Found, Made, Needs, Page
-from gateway.store.postgres_rows import Connection, Raced, plain, select
-from gateway.store.postgres_sets import sets
+from gateway.store.postgres_rows import Connection, plain, select
+from gateway.store.postgres_sets import GATES, sets
 from gateway.store.rows import from_row
 
 MOST = 1000
 """Orders, steps and transfers in one commit; more would make the first wait for the last."""
-
-GATES = (Kind.AVAILABLE, Kind.PURSE)
-"""Whoever moves an owner's money locks this account of his first: it is the oldest that he has."""
 
 Transact = Callable[[Callable[[Connection], Awaitable[list[Any]]]], Awaitable[list[Any]]]
 Waiting = tuple[Entry, asyncio.Future[Any]]
@@ -51,7 +48,7 @@ _GATES = f"""
     SELECT 1 FROM unnest($1::text[], $2::text[]) AS wanted (owner, currency)
     JOIN accounts USING (owner, currency)
     WHERE accounts.kind IN ({", ".join(f"'{kind}'" for kind in GATES)})
-    ORDER BY accounts.id FOR NO KEY UPDATE OF accounts
+    ORDER BY owner COLLATE "C", currency COLLATE "C" FOR NO KEY UPDATE OF accounts
 """
 _ACCOUNTS = """
     SELECT owner, currency, kind, balance
@@ -159,13 +156,10 @@ class Commit:
             await _load(db, found, needs)
             page, outcomes = self._work_out(found)
             needs = page.missing()
-        written = page.written()
-        parts = sets(written)
+        parts = sets(page.written())
         if parts:
             self._needs = self._needs.joined(page.attempted())
-            replaced = await db.fetchval(parts.statement("reclaimed"), *parts.bindings)
-            if replaced != len(written.reclaimed):
-                raise Raced
+            await db.fetchval(parts.statement(), *parts.bindings)
         return outcomes
 
     def _work_out(self, found: Found) -> tuple[Page, list[Any]]:
