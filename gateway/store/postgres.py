@@ -24,7 +24,7 @@ from gateway.store.postgres_loading import PostgresLoading
 from gateway.store.postgres_offers import PostgresOffers
 from gateway.store.postgres_orders import PostgresOrders
 from gateway.store.postgres_providers import PostgresProviders
-from gateway.store.postgres_rows import Connection, Row
+from gateway.store.postgres_rows import Connection, Refused, Row
 from gateway.store.postgres_schema import bring_up_to_date
 from gateway.store.postgres_snapshot import PostgresSnapshot
 from gateway.store.postgres_writer import Writer
@@ -53,6 +53,7 @@ _WHOLE = f"{_BEGIN_LOOK}; SELECT set_config('search_path', 'whole, ' || current_
 _SESSION = """
     SELECT set_config('synchronous_commit', 'on', false)
         WHERE current_setting('synchronous_commit') = 'off';
+    SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE;
     SET enable_seqscan = off;
     SET enable_hashjoin = off;
     SET enable_mergejoin = off;
@@ -132,6 +133,23 @@ class Links:
                     return result
 
         return await self.use(run)
+
+    async def at_once(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do this in statements that commit themselves.
+
+        Raises ``Refused`` when the server said no, and ``StoreUnavailable`` when it said nothing:
+        then nobody knows what it has done, as after the answer to a commit was lost.
+        """
+        try:
+            async with asyncio.timeout(self._patience / 1000), self._places, self._one() as db:
+                try:
+                    return await work(db)
+                except (asyncpg.PostgresError, ValueError) as error:
+                    if isinstance(error, _GONE) and not isinstance(error, _OURS):
+                        raise
+                    raise Refused from error
+        except _DRIVERS as error:
+            raise _unavailable(error) from error
 
     async def use(
         self, work: Callable[[Connection], Awaitable[T]], patience: int | None = None
@@ -227,7 +245,7 @@ class PostgresStore(
         self._patience = patience
         self._links = Links(url, READERS, patience)
         self._lanes = Links(url, LANES, patience)
-        self._writer = Writer(self._lanes.transact, LANES)
+        self._writer = Writer(self._lanes, LANES)
 
     @classmethod
     async def open(cls, url: str, *, first_id: int = 1, patience: int = PATIENCE) -> Self:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import cast
 
+import msgspec
+
 from gateway.errors import ErrorText
 from gateway.model import Cancel, Order, Refill, RefillStatus, State, Transfer
 from gateway.store import Claim, Failure, Filter, Lease, Movement, Placed, Placement, Step
@@ -86,19 +88,23 @@ class PostgresOrders(PostgresBase):
         if not await self._fetch(_DUE, provider, now, 1):
             return []
 
-        async def run(db: Connection) -> list[Order]:
+        async def run(db: Connection) -> tuple[list[Order], list[Order]]:
             await hold(db, under)
             # What somebody else is writing at this moment can wait for the next look.
             rows = await db.fetch(f"{_DUE} FOR NO KEY UPDATE SKIP LOCKED", provider, now, limit)
             orders = things(Order, rows)
             sets = Sets()
-            later = [(order.id, next_at(order)) for order in orders]
-            sets.add("later", _PUT_OFF, {"id": "bigint", "poll_at": "bigint"}, later)
+            later = [msgspec.structs.replace(one, poll_at=next_at(one)) for one in orders]
+            rows = [(one.id, one.poll_at) for one in later]
+            sets.add("later", _PUT_OFF, {"id": "bigint", "poll_at": "bigint"}, rows)
             if sets:
                 await db.fetchval(sets.statement(), *sets.bindings)
-            return orders
+            return orders, later
 
-        return await self._transact(run)
+        orders, later = await self._transact(run)
+        for order in later:
+            self._writer.memory.remember(order)
+        return orders
 
     async def claimed(self, customer: int, claim: Claim) -> Order | ErrorText | None:
         """Return what ``place`` would say to a repeat."""

@@ -23,6 +23,10 @@ _TYPES = {
 }
 
 
+class Refused(Exception):  # on its way to another try
+    """The server wrote nothing: something is not as it was believed to be."""
+
+
 def types(kind: type[msgspec.Struct]) -> dict[str, str]:
     """Return the columns of what is kept in a table, with their types."""
     hints = get_type_hints(kind)

@@ -1,8 +1,9 @@
 """What a page writes, as one statement on PostgreSQL."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from gateway.model import Event, Kind, Order, Transfer
+from gateway.store import Lease
 from gateway.store.page import Written
 from gateway.store.postgres_rows import Row, Sets, insert, types
 from gateway.store.rows import to_row, to_value
@@ -12,6 +13,10 @@ GATES = (Kind.AVAILABLE, Kind.PURSE)
 _ORDER, _EVENT, _TRANSFER = types(Order), types(Event), types(Transfer)
 _LASTING = ("customer", "service", "type", "params", "size", "charge", "currency", "created_at")
 _CHANGING = {name: kind for name, kind in _ORDER.items() if name not in _LASTING}
+_HOLD = (
+    "SELECT FROM leases, {new} WHERE (leases.name, leases.fence) = (new.name, new.fence) "
+    "FOR SHARE OF leases"
+)
 _SPENDING = {"customer": "bigint", "day": "bigint", "amount": "bigint"}
 _SPEND = (
     "INSERT INTO spending SELECT * FROM {new} "
@@ -48,9 +53,14 @@ _RECLAIM = (
 _FREE = 'DELETE FROM claims USING {new} WHERE claims."order" = new."order"'
 
 
-def sets(written: Written) -> Sets:
-    """Return the statement that writes it all, unless something is not as it was found."""
+def sets(written: Written, leases: Iterable[Lease] = ()) -> Sets:
+    """Return the statement that writes it all, unless something is not as it was found.
+
+    ``leases``: those that must not have passed on, where they have not been locked before.
+    """
     parts = Sets()
+    fences = sorted((lease.name, lease.fence) for lease in leases)
+    parts.add("held", _HOLD, {"name": "text", "fence": "bigint"}, fences, every=True)
     _add_advanced(parts, written.advanced)
     parts.add("moved", _MOVE, _MOVED, sorted(written.moved, key=_turn), every=True)
     parts.add("placed", insert(_ORDER, "orders"), _ORDER, _rows(written.placed))

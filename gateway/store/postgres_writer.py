@@ -7,21 +7,22 @@ other: his accounts are locked once for all of it.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from gateway.errors import StoreUnavailable
 from gateway.model import Kind, Order, Transfer
 from gateway.store import Lease, Placement, Step
 from gateway.store.page import Entry, Found, Made, Needs, Page
-from gateway.store.postgres_rows import Connection, plain, select
+from gateway.store.postgres_optimistic import Attempt, Ids, Memory, draw, unused
+from gateway.store.postgres_rows import Connection, Refused, plain, select
 from gateway.store.postgres_sets import GATES, sets
 from gateway.store.rows import from_row
 
 MOST = 1000
 """Orders, steps and transfers in one commit; more would make the first wait for the last."""
 
-Transact = Callable[[Callable[[Connection], Awaitable[list[Any]]]], Awaitable[list[Any]]]
+T = TypeVar("T")
 Waiting = tuple[Entry, asyncio.Future[Any]]
 
 _FENCES = "SELECT name, fence FROM leases WHERE name = ANY($1::text[]) ORDER BY name FOR SHARE"
@@ -32,18 +33,9 @@ _CLAIMS = select(
     Order,
     "orders",
     """RIGHT JOIN claims ON orders.id = claims."order"
-    RIGHT JOIN unnest($1::bigint[], $2::text[], $3::bigint[]) WITH ORDINALITY
-        AS wanted (customer, key, since, n)
-        ON (claims.customer, claims.key) = (wanted.customer, wanted.key)
-    ORDER BY n""",
-).replace(
-    "SELECT ",
-    """SELECT claims.fingerprint, claims."order", claims.at,
-    CASE WHEN claims.at >= wanted.since AND orders.id IS NOT NULL THEN 0
-        ELSE nextval('order_ids') END, """,
-    1,
-)
-_IDS = "SELECT nextval('order_ids') FROM generate_series(1, $1::bigint)"
+    JOIN unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS wanted (customer, key, n)
+        ON (claims.customer, claims.key) = (wanted.customer, wanted.key)""",
+).replace("SELECT ", 'SELECT n, claims.fingerprint, claims."order", claims.at, ', 1)
 _GATES = f"""
     SELECT 1 FROM unnest($1::text[], $2::text[]) AS wanted (owner, currency)
     JOIN accounts USING (owner, currency)
@@ -67,12 +59,25 @@ _UPSTREAM = """
 """
 
 
+class Lanes(Protocol):
+    """Connections to commit on."""
+
+    async def transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do this in a transaction."""
+        ...
+
+    async def at_once(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do this in statements that commit themselves; raises ``Refused``."""
+        ...
+
+
 class Writer:
     """Commits what arrives, on a few connections of its own."""
 
-    def __init__(self, transact: Transact, lanes: int) -> None:
-        self._transact = transact
+    def __init__(self, lanes: Lanes, many: int) -> None:
+        self.memory = Memory()
         self._lanes = lanes
+        self._many = many
         self._waiting: deque[Waiting] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -88,7 +93,7 @@ class Writer:
             future.set_exception(StoreUnavailable("the store is closed"))
             return future
         self._waiting.append((Entry(items, under), future))
-        if len(self._running) < self._lanes:
+        if len(self._running) < self._many:
             lane = asyncio.create_task(self._run())
             self._running.add(lane)
             lane.add_done_callback(self._running.discard)
@@ -102,14 +107,35 @@ class Writer:
 
     async def _run(self) -> None:
         while batch := self._take():
-            results = await self._commit([entry for entry, _ in batch])
-            for (_, future), result in zip(batch, results, strict=True):
-                if future.done():
-                    continue  # whoever waited has given up
-                if isinstance(result, BaseException):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
+            if batch := await self._try(batch):
+                self._tell(batch, await self._commit([entry for entry, _ in batch]))
+
+    async def _try(self, batch: list[Waiting]) -> list[Waiting]:
+        """Write what can be written without a lock; returns what is left to do."""
+        attempt = Attempt([entry for entry, _ in batch], self.memory)
+        if not attempt:
+            return batch
+        try:
+            outcomes = await self._lanes.at_once(attempt)
+        except Refused:
+            attempt.give_up()
+            return batch
+        except StoreUnavailable as error:
+            self._tell(batch, [error] * len(batch))
+            return []
+        self._tell([batch[place] for place in outcomes], list(outcomes.values()))
+        return [one for place, one in enumerate(batch) if place not in outcomes]
+
+    def _tell(self, batch: list[Waiting], results: list[Any]) -> None:
+        for (entry, future), result in zip(batch, results, strict=True):
+            if not isinstance(result, BaseException):
+                self.memory.learn(entry, result)
+            if future.done():
+                continue  # whoever waited has given up
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
 
     def _take(self) -> list[Waiting]:
         batch: list[Waiting] = []
@@ -121,8 +147,9 @@ class Writer:
 
     async def _commit(self, entries: list[Entry]) -> list[Any]:
         """Return each operation's outcomes, or the exception that it ended with."""
+        commit = Commit(entries, self.memory.ids)
         try:
-            return await self._transact(Commit(entries))
+            outcomes = await self._lanes.transact(commit)
         except StoreUnavailable as error:
             return [error] * len(entries)
         except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for it
@@ -130,6 +157,9 @@ class Writer:
                 # One of them is at fault; the others must not pay for it.
                 return [(await self._commit([entry]))[0] for entry in entries]
             return [error]
+        if commit.unused:
+            self.memory.ids.put(commit.unused)
+        return outcomes
 
 
 class Commit:
@@ -137,12 +167,21 @@ class Commit:
 
     Only what unique indexes are there to find out is tried without a look. When one of them
     refuses, the transaction is done again, and looks up first what was attempted.
+
+    Attributes:
+        unused: ids that no order has got.
+
     """
 
-    def __init__(self, entries: list[Entry]) -> None:
+    unused: Iterable[int] = ()
+
+    def __init__(self, entries: list[Entry], ids: Ids) -> None:
         self._entries = entries
         every = [item for entry in entries for item in entry.items]
-        self._placements = [item for item in every if isinstance(item, Placement)]
+        placements = [item for item in every if isinstance(item, Placement)]
+        self._claims = [(new.customer, new.claim.key) for new in placements if new.claim]
+        self._new = len(placements)
+        self._ids = ids.take(self._new)
         self._steps = sorted({item.order for item in every if isinstance(item, Step)})
         self._leases = sorted({entry.under.name for entry in entries if entry.under})
         self._needs = Needs(keys={item.key for item in every if isinstance(item, Transfer)})
@@ -156,7 +195,9 @@ class Commit:
             await _load(db, found, needs)
             page, outcomes = self._work_out(found)
             needs = page.missing()
-        parts = sets(page.written())
+        written = page.written()
+        self.unused = unused(self._ids, written.placed)
+        parts = sets(written)
         if parts:
             self._needs = self._needs.joined(page.attempted())
             await db.fetchval(parts.statement(), *parts.bindings)
@@ -184,25 +225,20 @@ class Commit:
         if self._steps:
             orders = (from_row(Order, row) for row in await db.fetch(_LOCK, self._steps))
             found.orders = {order.id: order for order in orders}
-        if any(new.claim for new in self._placements):
-            await self._read_claims(db, found)
-        elif self._placements:
-            await _draw(db, found, len(self._placements))
+        found.ids = self._ids
+        await draw(db, found.ids, self._new)
+        await self._read_claims(db, found)
         return found
 
     async def _read_claims(self, db: Connection, found: Found) -> None:
-        wanted = [
-            (new.customer, new.claim and plain(new.claim.key), new.claim.since if new.claim else 0)
-            for new in self._placements
-        ]
+        wanted = [(customer, plain(key)) for customer, key in self._claims]
+        if not wanted:
+            return
         rows = await db.fetch(_CLAIMS, *zip(*wanted, strict=True))
-        for new, (fingerprint, order, at, fresh, *rest) in zip(self._placements, rows, strict=True):
-            if new.claim and order is not None:
-                found.claims[new.customer, new.claim.key] = Made(fingerprint, order, at)
-            if fresh:
-                found.ids.append(fresh)
-            else:
-                found.standing[order] = from_row(Order, rest)
+        for n, fingerprint, order, at, *row in rows:
+            found.claims[self._claims[n - 1]] = Made(fingerprint, order, at)
+            if row[0] is not None:
+                found.standing[order] = from_row(Order, row)
 
 
 async def _load(db: Connection, found: Found, needs: Needs) -> None:
@@ -222,9 +258,3 @@ async def _load(db: Connection, found: Found, needs: Needs) -> None:
     if needs.upstream:
         rows = await db.fetch(_UPSTREAM, *zip(*needs.upstream, strict=True))
         found.upstream |= {(provider, theirs): order for provider, theirs, order in rows}
-    if needs.ids:
-        await _draw(db, found, needs.ids)
-
-
-async def _draw(db: Connection, found: Found, count: int) -> None:
-    found.ids += [order_id for (order_id,) in await db.fetch(_IDS, count)]
