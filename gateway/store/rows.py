@@ -1,8 +1,9 @@
 """Between rows and values, for both databases: plain columns, JSON where a value has parts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -36,23 +37,39 @@ def to_value(name: str, value: Any) -> Value:  # noqa: ANN401  # whatever a fiel
     return value  # type: ignore[no-any-return]
 
 
-def to_row(thing: msgspec.Struct) -> tuple[Value, ...]:
+def to_row(thing: msgspec.Struct) -> list[Value]:
     """Return all fields of a thing as a row."""
-    return tuple(to_value(name, getattr(thing, name)) for name in columns(type(thing)))
+    row: list[Any] = list(msgspec.structs.astuple(thing))
+    for at, name in _special(type(thing)):
+        row[at] = to_value(name, row[at])
+    return row
 
 
 def from_row(kind: type[T], row: Sequence[Any]) -> T:
     """Return the thing that a whole row keeps."""
     fields: dict[str, Any] = dict(zip(columns(kind), row, strict=True))
-    for name in _JSON & fields.keys():
-        fields[name] = _decode(fields[name])
+    for _, name in _special(kind):
+        if name in _JSON:
+            fields[name] = _decode(fields[name])
     return msgspec.convert(fields, kind, strict=False)
 
 
-def changed(before: T, after: T) -> Mapping[str, Value]:
+def changed(before: T, after: T) -> dict[str, Value]:
     """Return the columns in which two versions of the same thing differ."""
+    versions = msgspec.structs.astuple(before), msgspec.structs.astuple(after)
     return {
-        name: to_value(name, value)
-        for name in columns(type(after))
-        if (value := getattr(after, name)) != getattr(before, name)
+        name: to_value(name, new)
+        for name, old, new in zip(columns(type(after)), *versions, strict=True)
+        if new is not old and new != old
     }
+
+
+@cache
+def _special(kind: type[msgspec.Struct]) -> list[tuple[int, str]]:
+    """Return where the columns are that a database keeps otherwise than we do."""
+    hints = get_type_hints(kind)
+    return [
+        (at, name)
+        for at, name in enumerate(columns(kind))
+        if name in _JSON or Decimal in (hints[name], *get_args(hints[name]))
+    ]
