@@ -1,0 +1,269 @@
+"""What is worked out from memory on PostgreSQL is written only if it is so."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import asyncpg  # type: ignore[import-untyped]
+import pytest
+
+import build
+from build import AT, FOLLOWING, advance, claim, customer, order, placement
+from databases import database
+from gateway import ledger, transitions
+from gateway.errors import ErrorText, LeaseLost
+from gateway.model import Order, State, Status
+from gateway.money import Money
+from gateway.store import Failure, Placed, Placement, Step, Store
+from gateway.store.postgres import PostgresStore
+from test_postgres_faults import Cut
+
+MILLION = 1_000_000
+
+
+@pytest.fixture
+async def url(postgres_url: str) -> AsyncIterator[str]:
+    """Return the URL of an empty database."""
+    async with database(postgres_url) as one:
+        yield one
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[Store]:
+    """Open a store; at the end its books are right."""
+    one = await PostgresStore.open(url)
+    yield one
+    audit = await one.inspect(ledger.audit)
+    await one.close()
+
+    assert [] == audit.problems
+
+
+@pytest.fixture
+async def other(url: str) -> AsyncIterator[Store]:
+    """Open another one on the same database."""
+    one = await PostgresStore.open(url)
+    yield one
+    await one.close()
+
+
+async def _regular(store: Store, credit: int = 10 * MILLION) -> int:
+    """Return a customer all of whose accounts are there, so that nothing has to be opened."""
+    ann = await customer(store, credit=credit + MILLION)
+    await advance(store, (await order(store, placement(ann.id))).id, build.accepted("first"))
+    return ann.id
+
+
+def _through(port: int, url: str) -> str:
+    return url.replace(f":{urlsplit(url).port}/", f":{port}/")
+
+
+async def _is(store: Store, one: Order) -> Order:
+    return (await store.orders([one.id]))[one.id]
+
+
+@pytest.mark.parametrize("many", [1, 64])
+async def test_orders_are_placed_in_one_round_trip_and_advanced_in_one(url: str, many: int) -> None:
+    """However many wait. Another one draws ids, where there was no order a moment before."""
+    cut = Cut(urlsplit(url).port or 0)
+    async with cut.listening() as port:
+        store = await PostgresStore.open(_through(port, url))
+        ann = await customer(store, credit=1000 * MILLION)
+        for number in range(4):
+            cut.waited = 0
+            orders = await asyncio.gather(*(order(store, placement(ann.id)) for _ in range(many)))
+            placing, cut.waited = cut.waited, 0
+            steps = [Step(one.id, build.accepted(f"{number}/{one.id}")) for one in orders]
+            await asyncio.gather(*(store.advance([step]) for step in steps))
+            advancing = cut.waited
+        await store.close()
+
+    assert placing in (1, 2)
+    assert 1 == advancing
+
+
+async def test_a_step_from_memory_is_not_taken_when_somebody_else_was_there(
+    store: Store, other: Store
+) -> None:
+    ann = await _regular(store)
+    placed = await order(store, placement(ann))
+    after = await advance(other, placed.id, build.accepted("9"))
+
+    assert [after] == await store.advance([Step(placed.id, transitions.unknown("gone", 1, AT))])
+    assert after == await _is(store, placed)
+
+
+async def test_what_stays_as_it_is_in_memory_is_looked_up(store: Store, other: Store) -> None:
+    ann = await _regular(store)
+    placed = await order(store, placement(ann))
+    after = await advance(other, placed.id, build.accepted("9"))
+
+    assert [after] == await store.advance([Step(placed.id, lambda _: None)])
+
+
+async def test_a_look_that_somebody_else_has_put_off_stays_put_off(
+    store: Store, other: Store
+) -> None:
+    """That is the one change of an order that its version does not count."""
+    ann = await _regular(store)
+    placed = await order(store, placement(ann))
+    due = (await advance(store, placed.id, build.accepted("9"))).poll_at
+    assert due is not None
+    await other.claim_due("alpha", due, 10, lambda _: due + 77)
+    running = transitions.reported(build.report(Status.IN_PROGRESS), AT, FOLLOWING)
+
+    assert due + 77 == (await advance(store, placed.id, running)).poll_at
+
+
+async def test_a_look_of_ones_own_is_remembered(store: Store, url: str) -> None:
+    """Else no step after a look would be written at once."""
+    cut = Cut(urlsplit(url).port or 0)
+    async with cut.listening() as port:
+        own = await PostgresStore.open(_through(port, url))
+        await _regular(store)
+        (_,) = await own.claim_due("alpha", AT * 2, 10, lambda _: AT * 3)
+        for status in (Status.IN_PROGRESS, Status.PROCESSING, Status.IN_PROGRESS):
+            running = transitions.reported(build.report(status), AT, FOLLOWING)
+            await own.claim_due("alpha", AT * 3, 10, lambda _: AT * 3)
+            cut.waited = 0
+            await own.advance([Step(1, running)])
+            waited = cut.waited
+        await own.close()
+
+    assert 1 == waited
+
+
+async def test_money_that_is_spent_elsewhere_is_not_spent_again(store: Store, other: Store) -> None:
+    """Nor does whoever lacks it hold up those who order at the same moment."""
+    ann, bob = await _regular(store, MILLION), await customer(store, "bob", MILLION)
+    await other.post([ledger.withdrawal(ann, Money(MILLION, "USD"), "w", AT)])
+    placed = await store.place([placement(ann), placement(bob.id), placement(ann)])
+
+    assert ErrorText.NOT_ENOUGH_FUNDS == placed[0] == placed[2]
+    assert isinstance(placed[1], Placed)
+    await other.post([ledger.top_up(ann, Money(MILLION, "USD"), "again", AT)])
+    assert State.SENDING is (await order(store, placement(ann))).state
+
+
+async def test_an_account_that_is_not_there_is_opened(store: Store) -> None:
+    """A balance is not lost because a statement found no row to add it to."""
+    ann = await customer(store, credit=MILLION)
+    await order(store, placement(ann.id))
+    ((balance,),) = (await store.balances([ann.id])).values()
+
+    assert (0, MILLION) == (balance.available, balance.held)
+
+
+async def test_what_is_owed_is_paid_from_what_comes_back(store: Store) -> None:
+    ann = await _regular(store, MILLION)
+    canceled, completed = (
+        transitions.reported(build.report(status), AT, FOLLOWING)
+        for status in (Status.CANCELED, Status.COMPLETED)
+    )
+    await advance(store, 1, canceled)
+    later = [await order(store, placement(ann)) for _ in range(2)]
+    await advance(store, 1, completed)
+    ((before,),) = (await store.balances([ann])).values()
+    await advance(store, later[0].id, build.refused())
+    ((after,),) = (await store.balances([ann])).values()
+
+    assert (MILLION, 0) == (before.owed, after.owed)
+    assert (0, 0) == (before.available, after.available)
+
+
+async def test_a_claim_that_somebody_else_has_made_finds_his_order(
+    store: Store, other: Store
+) -> None:
+    ann = await _regular(store)
+    his = await order(other, placement(ann, claim=claim("key/x")))
+
+    assert [Placed(his, fresh=False)] == await store.place([placement(ann, claim=claim("key/x"))])
+
+
+async def test_an_id_at_a_provider_that_somebody_else_has_written_is_taken(
+    store: Store, other: Store
+) -> None:
+    ann = await _regular(store)
+    his, ours = [await order(one, placement(ann)) for one in (other, store)]
+    await advance(other, his.id, build.accepted("9"))
+
+    assert [Failure.TAKEN] == await store.advance([Step(ours.id, build.accepted("9"))])
+    assert ours == await _is(store, ours)
+
+
+async def test_a_lease_that_has_passed_on_writes_nothing(store: Store, other: Store) -> None:
+    """Neither the first time nor after others were written under it."""
+    ann = await _regular(store)
+    first, second = [await order(store, placement(ann)) for _ in range(2)]
+    mine = (await store.lease(["work"], "me", AT, AT + 1000))["work"]
+    await store.advance([Step(first.id, build.accepted("9"))], mine)
+    assert await other.lease(["work"], "him", AT + 2000, AT + 3000)
+
+    with pytest.raises(LeaseLost):
+        await store.advance([Step(second.id, build.accepted("10"))], mine)
+    assert (State.PLACED, State.SENDING) == (
+        (await _is(store, first)).state,
+        (await _is(store, second)).state,
+    )
+
+
+async def test_one_that_is_done_under_locks_does_not_keep_the_others_from_being_written(
+    store: Store,
+) -> None:
+    ann = await _regular(store)
+    orders = [await order(store, placement(ann)) for _ in range(3)]
+    changes = [build.accepted("9"), build.refused(), build.accepted("10")]
+    steps = [Step(one.id, change) for one, change in zip(orders, changes, strict=True)]
+    outcomes = await asyncio.gather(*(store.advance([step]) for step in steps))
+
+    assert [State.PLACED, State.FAILED, State.PLACED] == [
+        one.state for (one,) in outcomes if isinstance(one, Order)
+    ]
+
+
+async def test_an_order_that_is_gone_is_not_written(store: Store, url: str) -> None:
+    """It may have been archived by another process."""
+    ann = await _regular(store)
+    placed = await order(store, placement(ann))
+    db = await asyncpg.connect(url)
+    await db.execute("UPDATE orders SET id = -id WHERE id = $1", placed.id)
+    gone = await store.advance([Step(placed.id, build.accepted("9"))])
+    await db.execute("UPDATE orders SET id = -id WHERE id < 0")
+    await db.close()
+
+    assert [Failure.NO_ORDER] == gone
+
+
+async def test_processes_that_take_the_same_orders_in_any_turn_do_not_stop_each_other(
+    store: Store, other: Store
+) -> None:
+    """Rows are locked in one order everywhere; each step is written once."""
+    ann = await _regular(store, 100 * MILLION)
+    orders = [await order(store, placement(ann)) for _ in range(20)]
+    steps = [Step(one.id, transitions.unknown("gone", 1, AT)) for one in orders]
+    await asyncio.gather(
+        *(store.advance([step]) for step in steps),
+        *(other.advance([step]) for step in reversed(steps)),
+        *(store.advance([step]) for step in reversed(steps)),
+        *(other.advance([step]) for step in steps),
+    )
+
+    assert {(State.UNKNOWN, 2)} == {
+        (one.state, one.version)
+        for one in (await other.orders([one.id for one in orders])).values()
+    }
+
+
+async def test_text_with_a_nul_is_kept_without_it(store: Store) -> None:
+    """PostgreSQL has no NUL; where JSON is kept as text it stands as JSON writes it."""
+    ann = await _regular(store)
+    draft = build.draft(ann, params={"link": "https://example.com/\0"})
+    make = transitions.opened(draft, build.choice(service="a\0b"), AT)
+    (placed,) = await store.place([Placement(ann, make, AT)])
+    assert isinstance(placed, Placed)
+    kept = await _is(store, placed.order)
+
+    assert ("https://example.com/\0", "a\N{REPLACEMENT CHARACTER}b") == (
+        kept.params["link"],
+        kept.route,
+    )
