@@ -1,10 +1,13 @@
 """What is worked out from memory on PostgreSQL is written only if it is so."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg  # type: ignore[import-untyped]
+import msgspec
 import pytest
 
 import build
@@ -14,7 +17,7 @@ from gateway import ledger, transitions
 from gateway.errors import ErrorText, LeaseLost
 from gateway.model import Order, State, Status
 from gateway.money import Money
-from gateway.store import Failure, Placed, Placement, Step, Store
+from gateway.store import Change, Failure, Placed, Placement, Step, Store
 from gateway.store.postgres import PostgresStore
 from test_postgres_faults import Cut
 
@@ -47,11 +50,20 @@ async def other(url: str) -> AsyncIterator[Store]:
     await one.close()
 
 
-async def _regular(store: Store, credit: int = 10 * MILLION) -> int:
+async def _regular(store: Store, credit: int = 10 * MILLION, name: str = "ann") -> int:
     """Return a customer all of whose accounts are there, so that nothing has to be opened."""
-    ann = await customer(store, credit=credit + MILLION)
-    await advance(store, (await order(store, placement(ann.id))).id, build.accepted("first"))
+    ann = await customer(store, name, credit=credit + MILLION)
+    await advance(store, (await order(store, placement(ann.id))).id, build.accepted(name))
     return ann.id
+
+
+async def _first(*work: Coroutine[Any, Any, Any]) -> list[bool]:
+    """Tell which of these are done first; wait for all of them."""
+    tasks = [asyncio.create_task(one) for one in work]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    done = [task.done() for task in tasks]
+    await asyncio.gather(*tasks)
+    return done
 
 
 def _through(port: int, url: str) -> str:
@@ -69,17 +81,19 @@ async def test_orders_are_placed_in_one_round_trip_and_advanced_in_one(url: str,
     async with cut.listening() as port:
         store = await PostgresStore.open(_through(port, url))
         ann = await customer(store, credit=1000 * MILLION)
+        placing, advancing = [], []
         for number in range(4):
             cut.waited = 0
             orders = await asyncio.gather(*(order(store, placement(ann.id)) for _ in range(many)))
-            placing, cut.waited = cut.waited, 0
+            placing.append(cut.waited)
+            cut.waited = 0
             steps = [Step(one.id, build.accepted(f"{number}/{one.id}")) for one in orders]
             await asyncio.gather(*(store.advance([step]) for step in steps))
-            advancing = cut.waited
+            advancing.append(cut.waited)
         await store.close()
 
-    assert placing in (1, 2)
-    assert 1 == advancing
+    assert (1, 1) == (min(placing), advancing[-1])
+    assert 2 >= placing[-1]
 
 
 async def test_a_step_from_memory_is_not_taken_when_somebody_else_was_there(
@@ -93,12 +107,31 @@ async def test_a_step_from_memory_is_not_taken_when_somebody_else_was_there(
     assert after == await _is(store, placed)
 
 
-async def test_what_stays_as_it_is_in_memory_is_looked_up(store: Store, other: Store) -> None:
+async def test_no_step_is_lost_of_those_that_two_take_in_turn(store: Store, other: Store) -> None:
+    """Also where nothing but the order itself would tell of them."""
+
+    def more(one: Order) -> Change:
+        runs = (one.runs or 0) + 1
+        return Change(msgspec.structs.replace(one, version=one.version + 1, runs=runs), ())
+
     ann = await _regular(store)
     placed = await order(store, placement(ann))
-    after = await advance(other, placed.id, build.accepted("9"))
+    for each in (store, other, store, other):
+        await each.advance([Step(placed.id, more)])
 
-    assert [after] == await store.advance([Step(placed.id, lambda _: None)])
+    assert (4, 5) == ((await _is(store, placed)).runs, (await _is(store, placed)).version)
+
+
+async def test_what_stays_as_it_is_in_memory_is_looked_up(store: Store, other: Store) -> None:
+    ann = await _regular(store)
+    placed, another = [await order(store, placement(ann)) for _ in range(2)]
+    after = await advance(other, placed.id, build.accepted("9"))
+    outcomes = await asyncio.gather(
+        store.advance([Step(placed.id, lambda _: None)]),
+        store.advance([Step(another.id, build.accepted("10"))]),
+    )
+
+    assert [after] == outcomes[0]
 
 
 async def test_a_look_that_somebody_else_has_put_off_stays_put_off(
@@ -122,9 +155,10 @@ async def test_a_look_of_ones_own_is_remembered(store: Store, url: str) -> None:
         own = await PostgresStore.open(_through(port, url))
         await _regular(store)
         (_,) = await own.claim_due("alpha", AT * 2, 10, lambda _: AT * 3)
-        for status in (Status.IN_PROGRESS, Status.PROCESSING, Status.IN_PROGRESS):
+        later = itertools.count(AT * 3)
+        for status in (Status.IN_PROGRESS, Status.PROCESSING, Status.PENDING):
             running = transitions.reported(build.report(status), AT, FOLLOWING)
-            await own.claim_due("alpha", AT * 3, 10, lambda _: AT * 3)
+            await own.claim_due("alpha", AT * 4, 10, lambda _: next(later))
             cut.waited = 0
             await own.advance([Step(1, running)])
             waited = cut.waited
@@ -134,15 +168,23 @@ async def test_a_look_of_ones_own_is_remembered(store: Store, url: str) -> None:
 
 
 async def test_money_that_is_spent_elsewhere_is_not_spent_again(store: Store, other: Store) -> None:
-    """Nor does whoever lacks it hold up those who order at the same moment."""
-    ann, bob = await _regular(store, MILLION), await customer(store, "bob", MILLION)
+    ann, bob = [await _regular(store, MILLION, name) for name in ("ann", "bob")]
     await other.post([ledger.withdrawal(ann, Money(MILLION, "USD"), "w", AT)])
-    placed = await store.place([placement(ann), placement(bob.id), placement(ann)])
+    placed = await store.place([placement(ann), placement(bob), placement(ann)])
 
     assert ErrorText.NOT_ENOUGH_FUNDS == placed[0] == placed[2]
     assert isinstance(placed[1], Placed)
     await other.post([ledger.top_up(ann, Money(MILLION, "USD"), "again", AT)])
     assert State.SENDING is (await order(store, placement(ann))).state
+
+
+async def test_whoever_lacks_money_again_and_again_does_not_hold_up_the_others(
+    store: Store,
+) -> None:
+    ann, bob = await _regular(store, 0), await _regular(store, name="bob")
+    await store.place([placement(ann)])
+
+    assert [False, True] == await _first(*(store.place([placement(one)]) for one in (ann, bob)))
 
 
 async def test_an_account_that_is_not_there_is_opened(store: Store) -> None:
@@ -207,17 +249,15 @@ async def test_a_lease_that_has_passed_on_writes_nothing(store: Store, other: St
     )
 
 
-async def test_one_that_is_done_under_locks_does_not_keep_the_others_from_being_written(
-    store: Store,
-) -> None:
+async def test_one_that_is_done_under_locks_does_not_hold_up_the_others(store: Store) -> None:
     ann = await _regular(store)
     orders = [await order(store, placement(ann)) for _ in range(3)]
     changes = [build.accepted("9"), build.refused(), build.accepted("10")]
     steps = [Step(one.id, change) for one, change in zip(orders, changes, strict=True)]
-    outcomes = await asyncio.gather(*(store.advance([step]) for step in steps))
 
+    assert [True, False, True] == await _first(*(store.advance([step]) for step in steps))
     assert [State.PLACED, State.FAILED, State.PLACED] == [
-        one.state for (one,) in outcomes if isinstance(one, Order)
+        (await _is(store, one)).state for one in orders
     ]
 
 
