@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Coroutine
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +20,7 @@ from gateway.errors import ErrorText, LeaseLost
 from gateway.model import Order, State, Status
 from gateway.money import Money
 from gateway.store import Change, Failure, Placed, Placement, Step, Store
-from gateway.store.postgres import PostgresStore
+from gateway.store.postgres import QUIET, PostgresStore
 from test_postgres_faults import Cut
 
 MILLION = 1_000_000
@@ -292,6 +294,33 @@ async def test_processes_that_take_the_same_orders_in_any_turn_do_not_stop_each_
         (one.state, one.version)
         for one in (await other.orders([one.id for one in orders])).values()
     }
+
+
+def _end_later(url: str) -> None:
+    time.sleep(QUIET)
+    asyncio.run(_end_connections(url))
+
+
+async def _end_connections(url: str) -> None:
+    db = await asyncpg.connect(url)
+    await db.fetch(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    await db.close()
+
+
+async def test_an_order_after_a_quiet_time_is_not_lost_with_a_connection_that_is_gone(
+    store: Store, url: str
+) -> None:
+    """Nobody has heard of its end yet, and afterwards nobody could tell what it has done."""
+    ann = await _regular(store)
+    await order(store, placement(ann))
+    ending = Thread(target=_end_later, args=(url,))
+    ending.start()
+    ending.join()  # so that this loop hears nothing of it meanwhile
+
+    assert State.SENDING is (await order(store, placement(ann))).state
 
 
 async def test_text_with_a_nul_is_kept_without_it(store: Store) -> None:

@@ -39,6 +39,8 @@ MIGRATING = 3_600_000
 """The same for a start, which may have much to change."""
 READERS, LANES = 4, 2
 """Connections that read and do small things, and that commit orders and money."""
+QUIET = 1.0
+"""Seconds after which a connection is asked if it is there before something is lost with it."""
 TRIES = 8
 """How often a transaction is done that others are in the way of."""
 CHUNK = 2000
@@ -101,7 +103,7 @@ class Links:
         self._url = url
         self._patience = patience
         self._places = asyncio.Semaphore(most)
-        self._idle: list[Connection] = []
+        self._idle: list[tuple[float, Connection]] = []
         self._closed = False
 
     async def close(self) -> None:
@@ -111,7 +113,7 @@ class Links:
 
     def _end_idle(self) -> None:
         while self._idle:
-            self._idle.pop().terminate()
+            self._idle.pop()[1].terminate()
 
     async def transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Do this in a transaction, again from the start where another one was in its way."""
@@ -141,7 +143,11 @@ class Links:
         then nobody knows what it has done, as after the answer to a commit was lost.
         """
         try:
-            async with asyncio.timeout(self._patience / 1000), self._places, self._one() as db:
+            async with (
+                asyncio.timeout(self._patience / 1000),
+                self._places,
+                self._one(sure=True) as db,
+            ):
                 try:
                     return await work(db)
                 except (asyncpg.PostgresError, ValueError) as error:
@@ -174,9 +180,12 @@ class Links:
             raise _unavailable(error) from error
 
     @asynccontextmanager
-    async def _one(self) -> AsyncIterator[Connection]:
-        """Take a connection that is free, or open one; after trouble with it it is closed."""
-        db = await self._free()
+    async def _one(self, *, sure: bool = False) -> AsyncIterator[Connection]:
+        """Take a connection that is free, or open one; after trouble with it it is closed.
+
+        ``sure``: it answers, also if it was idle for long.
+        """
+        db = await self._free(sure=sure)
         fine = False
         try:
             yield db
@@ -188,14 +197,15 @@ class Links:
             if not fine or self._closed or db.is_closed() or db.is_in_transaction():
                 db.terminate()
             else:
-                self._idle.append(db)
+                self._idle.append((asyncio.get_running_loop().time(), db))
 
-    async def _free(self) -> Connection:
+    async def _free(self, *, sure: bool) -> Connection:
         if self._closed:
             raise StoreUnavailable("the store is closed")
         while self._idle:
-            db = self._idle.pop()
-            if not db.is_closed():
+            since, db = self._idle.pop()
+            known = not sure or asyncio.get_running_loop().time() - since < QUIET
+            if not db.is_closed() and (known or await _answers(db)):
                 return db
         return await connect(self._url, self._patience, _SESSION)
 
@@ -212,6 +222,19 @@ async def connect(url: str, patience: int, setting: str) -> Connection:
     )
     await db.execute(setting.format(patience=patience))
     return db
+
+
+async def _answers(db: Connection) -> bool:
+    fine = False
+    try:
+        await db.execute("SELECT 1")
+        fine = True
+    except _DRIVERS:
+        pass
+    finally:
+        if not fine:
+            db.terminate()
+    return fine
 
 
 async def _commit(db: Connection) -> None:
