@@ -85,6 +85,7 @@ class Background:
         self._taken = asyncio.Event()
         self._heard = asyncio.Event()
         self._balance_seen: dict[str, int] = {}
+        self._away = False
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, *, work: bool = True) -> None:
@@ -168,14 +169,15 @@ class Background:
                 self._busy.discard(piece.name)
                 await asyncio.sleep(piece.every)
 
-    @staticmethod
-    async def _once(name: str, work: Awaitable[object]) -> None:
+    async def _once(self, name: str, work: Awaitable[object]) -> None:
         try:
             await work
         except LeaseLost as lost:
             log.warning("a round was for nothing", piece=name, reason=str(lost))
         except StoreUnavailable as trouble:
-            log.error("the database is not available", piece=name, reason=str(trouble))  # noqa: TRY400
+            if not self._away:  # else every piece would say so, in every round
+                log.error("the database is not available", piece=name, reason=str(trouble))  # noqa: TRY400
+            self._away = True
         except CallFailed as failure:
             log.warning("a round came to nothing", piece=name, reason=str(failure))
         except Exception:
@@ -226,6 +228,9 @@ class Background:
             if sighting and sighting.balance is not None and sighting.balance_at is not None:
                 balance = Money(sighting.balance, sighting.currency or "")
                 line.saw_purse(balance, sighting.balance_at)
+        if self._away:
+            log.warning("the database is available again")
+            self._away = False
 
     async def _probe(self) -> None:
         """Find out, by a call that only reads, whether providers in trouble are back."""

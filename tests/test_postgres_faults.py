@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from signal import SIGQUIT
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import asyncpg  # type: ignore[import-untyped]
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from databases import bare_database
 from gateway.model import State
@@ -69,6 +71,25 @@ async def test_a_restart_is_outlived(own: Server, tmp_path: Path, *, crash: bool
 
         assert {GONE} == {one.status_code for one in (*answers, status)}
         await goes_on(one, p, 1)
+
+
+async def test_an_outage_is_logged_once_and_its_end(own: Server, tmp_path: Path) -> None:
+    """However many pieces of the background work find out, and however often."""
+    async with bare_database(own.url) as url, gateway_on(tmp_path, url, Panel()) as one:
+        work = one.gateway.background
+        with capture_logs() as said:
+            for _ in range(2):
+                own.stop()
+                for name, piece in (("news", work._news), ("leases", partial(work._hold, []))):
+                    await work._once(name, piece())
+                    await work._once(name, piece())
+                own.start()
+                await work._once("news", work._news())
+                await work._once("news", work._news())
+
+    assert 2 * ["the database is not available", "the database is available again"] == [
+        line["event"] for line in said
+    ]
 
 
 async def test_a_server_that_is_held_up_is_not_waited_for_without_end(
