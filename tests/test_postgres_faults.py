@@ -6,9 +6,12 @@ everything goes on in the same process.
 
 import asyncio
 import contextlib
+import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
+from math import inf
 from pathlib import Path
 from signal import SIGQUIT
 from urllib.parse import urlsplit
@@ -174,12 +177,14 @@ class Cut:
     Attributes:
         lose: the answer to what has this in it is to be lost, once.
         waited: how often somebody began to wait for an answer.
+        most: how many more connections it carries.
 
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, most: float = inf) -> None:
         self.lose = b""
         self.waited = 0
+        self.most = most
         self._port = port
         self._carried: set[asyncio.Task[None]] = set()
 
@@ -191,6 +196,10 @@ class Cut:
         await asyncio.gather(*self._carried)
 
     def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.most -= 1
+        if self.most < 0:
+            writer.transport.abort()
+            return
         self._carried.add(asyncio.create_task(self._carry(reader, writer)))
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -218,6 +227,26 @@ class Cut:
         while part := await _some(theirs):
             writer.write(part)
         writer.close()
+
+
+async def test_a_server_that_goes_away_while_the_gateway_starts_ends_it_with_a_sentence(
+    own: Server, tmp_path: Path
+) -> None:
+    """It is there when everything is checked, and gone when the gateway opens it for good."""
+    cut = Cut(own.port, most=1)
+    (tmp_path / "providers.yaml").write_text(yaml(first="[p/1]"))
+    async with cut.listening() as port, bare_database(own.url) as url:
+        database = url.replace(f":{own.port}", f":{port}")
+        run = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway", "serve", "--port", "0"),
+            cwd=tmp_path,
+            env={**os.environ, "KEY": "a key", "GATEWAY_DATABASE_URL": database},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await run.communicate()
+
+    assert (1, False) == (run.returncode, b"Traceback" in said)
+    assert b"PostgreSQL: " in said
 
 
 async def _some(reader: asyncio.StreamReader) -> bytes:

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -28,10 +29,30 @@ from gateway.commands.terminal import (
     show_json,
 )
 from gateway.config import Config
+from gateway.endpoint import Message, Receive, Scope, Send
 from gateway.errors import ConfigError, StoreUnavailable
 from gateway.settings import Settings
 
 log = structlog.get_logger()
+
+
+class Served(Application):
+    """The application as a server runs it: what keeps it from starting is said in a sentence."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or live for as long as the server does."""
+        if scope["type"] == "lifespan":
+            await super().__call__(scope, receive, partial(_say, send))
+        else:
+            await super().__call__(scope, receive, send)
+
+
+async def _say(send: Send, message: Message) -> None:
+    """Say how it begins or ends; the message of a failure would be its traceback."""
+    error = sys.exc_info()[1]
+    if isinstance(error, ConfigError | StoreUnavailable):
+        message = {**message, "message": str(error)}
+    await send(message)
 
 
 class Worker:
@@ -44,7 +65,7 @@ class Worker:
     def __call__(self) -> Application:
         """Read the owner's file, and put everything together."""
         logs.configure(self._settings.log_format, self._settings.log_level)
-        application = Application(self._settings, background=self._background)
+        application = Served(self._settings, background=self._background)
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         settle_memory()
         return application
@@ -91,9 +112,7 @@ def serve(
     background = not no_background
     several = workers > 1
     options = uvicorn.Config(
-        Worker(found, background=background)
-        if several
-        else Application(found, background=background),
+        Worker(found, background=background) if several else Served(found, background=background),
         factory=several,
         workers=workers,
         loop="uvloop",
@@ -115,7 +134,11 @@ def serve(
     # The server raises the signal that stopped it once more, when everything is closed.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    server.run(sockets=[listening])
+    try:
+        server.run(sockets=[listening])
+    except SystemExit as end:
+        if not end.code:
+            raise
     if not server.started:
         fail("the gateway did not start; the log says why", 1)
 
