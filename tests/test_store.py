@@ -1109,6 +1109,24 @@ async def test_a_failure_makes_the_others_commit_on_their_own(file: SqliteStore)
     """One of three in a commit fails: the other two are written, each by itself."""
     ann = await customer(file, credit=3 * MILLION)
 
+    async def nobody() -> list[Placed | ErrorText]:
+        with pytest.raises(apsw.ConstraintError):
+            await file.place([placement(ann.id + 1)])
+        return []
+
+    await file.post([ledger.top_up(ann.id + 1, Money(MILLION, "USD"), "opening", AT)])
+    placed, commits = await together(
+        file, file.place([placement(ann.id)]), nobody(), file.place([placement(ann.id)])
+    )
+
+    assert (2, 2) == (commits, len(ids([one for some in placed for one in some])))
+    assert MILLION == await available(file, ann.id)
+
+
+async def test_what_is_refused_keeps_nobody_from_the_common_commit(file: SqliteStore) -> None:
+    """One of three raises for what it asks: the other two are committed as if it were not there."""
+    ann = await customer(file, credit=3 * MILLION)
+
     async def conflict() -> list[Placed | ErrorText]:
         with pytest.raises(TransferConflict):
             await file.post([ledger.top_up(ann.id, Money(7, "USD"), "opening", AT)])
@@ -1118,8 +1136,23 @@ async def test_a_failure_makes_the_others_commit_on_their_own(file: SqliteStore)
         file, file.place([placement(ann.id)]), conflict(), file.place([placement(ann.id)])
     )
 
-    assert (2, 2) == (commits, len(ids([one for some in placed for one in some])))
+    assert (1, {1, 2}) == (commits, ids([one for some in placed for one in some]))
     assert MILLION == await available(file, ann.id)
+
+
+async def test_a_taken_id_keeps_nobody_from_the_common_commit(file: SqliteStore) -> None:
+    """A provider gives one id to two orders: that is found out, and the others go on together."""
+    ann = await customer(file, credit=4 * MILLION)
+    first, *others = [await order(file, placement(ann.id)) for _ in range(4)]
+    await file.advance([Step(first.id, build.accepted("7"))])
+    steps = [Step(one.id, build.accepted(their)) for one, their in zip(others, "678", strict=True)]
+    outcomes, commits = await together(file, *(file.advance([step]) for step in steps))
+
+    assert 1 == commits
+    assert ["6", Failure.TAKEN, "8"] == [
+        one.upstream_id if isinstance(one, Order) else one for (one,) in outcomes
+    ]
+    await proven(file)
 
 
 async def test_transfers_cannot_be_changed_or_deleted(file: SqliteStore, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import msgspec
 from gateway import ledger, settle, transitions, upstream
 from gateway.errors import Unreachable
 from gateway.evidence import Case, Finding, Verdict
-from gateway.model import SETTLED, Code, Order, Report, State, Transfer
+from gateway.model import SETTLED, Code, Kind, Order, Report, State, Transfer
 from gateway.orders import Orders
-from gateway.store import Change, Transition, sqlite
+from gateway.store import Change, Transition, books, sqlite
 from gateway.transitions import Choice, Following
 
 Movements = Callable[[Order | None, Order, int], tuple[Transfer, ...]]
@@ -68,8 +68,9 @@ def lost_hold() -> AbstractContextManager[None]:
     return _replaced(ledger, "movements", other)
 
 
-def unguarded_debit() -> AbstractContextManager[None]:
-    """The database no longer minds a balance below zero."""
+@contextmanager
+def unguarded_debit() -> Iterator[None]:
+    """Neither the books nor the database mind a balance below zero any more."""
 
     def other(honest: Callable[..., Any]) -> Callable[..., Any]:
         def connect(*args: object, **options: object) -> object:
@@ -79,7 +80,11 @@ def unguarded_debit() -> AbstractContextManager[None]:
 
         return connect
 
-    return _replaced(sqlite, "connect", other)
+    with (
+        _replaced(books, "FLOORLESS", lambda _: frozenset(Kind)),
+        _replaced(sqlite, "connect", other),
+    ):
+        yield
 
 
 def missing_fence() -> AbstractContextManager[None]:

@@ -15,7 +15,8 @@ from gateway.model import MOVES, Code, Kind, Transfer
 Owner = tuple[str, str]
 """A customer's id as text or a provider's name, and the currency of his accounts."""
 
-_NO_FLOOR = (Kind.FUNDS, Kind.OWED, Kind.PAID, Kind.PURSE)
+FLOORLESS = frozenset({Kind.FUNDS, Kind.OWED, Kind.PAID, Kind.PURSE})
+"""Accounts that may be below zero, as the databases' own checks have it."""
 _BEYOND = 2**63
 
 
@@ -86,7 +87,7 @@ class Books:
         source, target = MOVES[transfer.code]
         less = balances.get(source, 0) - transfer.amount
         more = balances.get(target, 0) + transfer.amount
-        if (less < 0 and source not in _NO_FLOOR) or less < -_BEYOND or more >= _BEYOND:
+        if (less < 0 and source not in FLOORLESS) or less < -_BEYOND or more >= _BEYOND:
             raise NoFunds
         balances[source], balances[target] = less, more
         self.transfers.append(transfer)

@@ -285,6 +285,25 @@ class Page:
         written.freed += gone
 
 
+def work_out(found: Found, entries: Sequence[Entry]) -> tuple[Page, list[Any]]:
+    """Return a page of all entries and the outcomes of each, or what it raised.
+
+    An entry that raises has no part in the page.
+    """
+    raised: dict[int, Exception] = {}
+    while True:
+        page = Page(found)
+        outcomes: list[Any] = []
+        for number, entry in enumerate(entries):
+            try:
+                outcomes.append(raised.get(number) or page.do(entry))
+            except Exception as error:  # noqa: BLE001  # for whoever waits for this entry
+                raised[number] = error
+                break
+        else:
+            return page, outcomes
+
+
 def repeated(claim: Claim, made: Made, order: Order | None) -> Order | ErrorText | None:
     """Return what a repeat of a claim that counts is told."""
     if made.fingerprint != claim.fingerprint:

@@ -17,13 +17,13 @@ import apsw
 from gateway.errors import StoreUnavailable
 from gateway.store import Snapshot
 from gateway.store.sqlite_archive import SqliteArchive, join
-from gateway.store.sqlite_books import Books, SqliteSnapshot
 from gateway.store.sqlite_customers import SqliteCustomers
 from gateway.store.sqlite_imports import SqliteImports
 from gateway.store.sqlite_loading import SqliteLoading
 from gateway.store.sqlite_offers import SqliteOffers
 from gateway.store.sqlite_orders import SqliteOrders
 from gateway.store.sqlite_providers import SqliteProviders
+from gateway.store.sqlite_snapshot import SqliteSnapshot
 from gateway.store.writer import PATIENCE, Rehearsal, Writer, connect, migrate
 
 T = TypeVar("T")
@@ -47,16 +47,14 @@ class SqliteStore(
         ``patience``: milliseconds to wait for another process that is writing.
         """
         db = await asyncio.to_thread(cls._prepare, path, first_id, patience)
-        books = Books()
-        return cls(path, Writer(db, books.forget), books)
+        return cls(path, Writer(db))
 
     @classmethod
     def rehearse(cls, path: Path, *, first_id: int = 1) -> Self:
         """Open a file for a simulation: repeatable, without a thread, and not durable."""
         db = cls._prepare(path, first_id, PATIENCE)
         db.execute("PRAGMA synchronous = OFF")
-        books = Books()
-        return cls(path, Rehearsal(db, books.forget), books)
+        return cls(path, Rehearsal(db))
 
     @staticmethod
     def _prepare(path: Path, first_id: int, patience: int) -> apsw.Connection:

@@ -16,7 +16,8 @@ import msgspec
 from gateway.errors import StoreUnavailable
 from gateway.model import Event, Order, Transfer
 from gateway.store.rows import columns, from_row, listed
-from gateway.store.sqlite_file import SqliteFile, select
+from gateway.store.sqlite_file import SqliteFile
+from gateway.store.sqlite_rows import select
 from gateway.store.writer import connect
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -8,7 +8,8 @@ from gateway.errors import ConfigError
 from gateway.model import Customer, Kind
 from gateway.store import Balance
 from gateway.store.rows import changed, columns, from_row, listed, to_row
-from gateway.store.sqlite_file import SqliteFile, select
+from gateway.store.sqlite_file import SqliteFile
+from gateway.store.sqlite_rows import select
 from gateway.store.tables import UNFINISHED
 
 

@@ -10,22 +10,9 @@ import apsw
 
 from gateway.errors import LeaseLost, StoreUnavailable
 from gateway.store import Lease
-from gateway.store.rows import columns, listed
-from gateway.store.sqlite_books import Books
 from gateway.store.writer import Rehearsal, Writer, connect
 
 T = TypeVar("T")
-
-
-def select(kind: type[Any], table: str, where: str) -> str:
-    """Return the statement that reads things of a kind."""
-    return f"SELECT {listed(columns(kind))} FROM {table} WHERE {where}"
-
-
-def insert(kind: type[Any], table: str) -> str:
-    """Return the statement that writes a thing of a kind."""
-    names = columns(kind)
-    return f"INSERT INTO {table} ({listed(names)}) VALUES ({', '.join('?' * len(names))})"
 
 
 def hold(db: apsw.Connection, lease: Lease | None) -> None:
@@ -41,10 +28,9 @@ def hold(db: apsw.Connection, lease: Lease | None) -> None:
 class SqliteFile:
     """What the operations of every kind share."""
 
-    def __init__(self, path: Path, writer: Writer | Rehearsal, books: Books) -> None:
+    def __init__(self, path: Path, writer: Writer | Rehearsal) -> None:
         self._path = path
         self._writer = writer
-        self._books = books
         self._reader = connect(path)
         self._archive: apsw.Connection | None = None
 

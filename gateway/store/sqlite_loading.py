@@ -54,4 +54,3 @@ class SqliteLoading(SqliteFile):
                 db.execute("UPDATE counters SET value = ? WHERE name = ?", (value, name))
 
         await self._writer.do(run)
-        self._books.forget()

@@ -23,7 +23,8 @@ from gateway.store.offers import (
     rate_changes,
 )
 from gateway.store.rows import columns, from_row, listed, to_row, to_value
-from gateway.store.sqlite_file import SqliteFile, hold, select
+from gateway.store.sqlite_file import SqliteFile, hold
+from gateway.store.sqlite_rows import select
 
 _OFFER = ("provider", *columns(Offer))
 _SAVE = f"INSERT OR REPLACE INTO offers ({listed(_OFFER)}) VALUES ({', '.join('?' * len(_OFFER))})"

@@ -5,28 +5,17 @@ from typing import TypeVar
 
 import apsw
 
-from gateway.errors import CustomerError, ErrorText, StoreUnavailable
-from gateway.model import Cancel, Event, Order, Refill, State, Transfer
-from gateway.store import (
-    Change,
-    Claim,
-    Failure,
-    Filter,
-    Lease,
-    Movement,
-    Placed,
-    Placement,
-    Step,
-)
-from gateway.store.rows import HEARD, changed, from_row, to_row
-from gateway.store.sqlite_books import NoFunds
-from gateway.store.sqlite_file import SqliteFile, hold, insert, select
+from gateway.errors import ErrorText
+from gateway.model import Cancel, Order, Refill, State, Transfer
+from gateway.store import Claim, Failure, Filter, Lease, Movement, Placed, Placement, Step
+from gateway.store.page import Entry, Made, repeated
+from gateway.store.rows import HEARD, from_row, to_row
+from gateway.store.sqlite_file import SqliteFile, hold
+from gateway.store.sqlite_page import CLAIM, ORDER
+from gateway.store.sqlite_rows import insert, select
 
 T = TypeVar("T")
 
-DAY = 24 * 3600 * 1000
-
-_ORDER = select(Order, "orders", "id = ?")
 _WORD = (
     "CASE WHEN state = 'unknown' OR (state = 'failed' AND status <> 'Canceled') "
     "THEN state ELSE status END"
@@ -40,103 +29,17 @@ class SqliteOrders(SqliteFile):
 
     async def place(self, placements: Sequence[Placement]) -> list[Placed | ErrorText]:
         """Write new orders with their holds, each whole or not at all."""
-        return await self._writer.do(lambda db: [self._place(db, one) for one in placements])
-
-    def _place(self, db: apsw.Connection, new: Placement) -> Placed | ErrorText:
-        if new.claim and (standing := _standing(db, new.customer, new.claim)) is not None:
-            return standing if isinstance(standing, ErrorText) else Placed(standing, fresh=False)
-        order_id = db.execute(
-            "UPDATE counters SET value = value + 1 WHERE name = 'order' RETURNING value"
-        ).get
-        change = new.build(order_id)
-        if new.cap is not None and not _within_cap(db, new, change.order.charge):
-            return ErrorText.NOT_ENOUGH_FUNDS
-        if self._write(db, None, change) is not None:
-            return ErrorText.NOT_ENOUGH_FUNDS
-        if change.order.capped:
-            db.execute(
-                "INSERT INTO spending VALUES (?, ?, ?) "
-                "ON CONFLICT DO UPDATE SET amount = amount + excluded.amount",
-                (new.customer, new.at // DAY, change.order.charge),
-            )
-        if new.claim:
-            db.execute(
-                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)",
-                (new.customer, new.claim.key, new.claim.fingerprint, order_id, new.at),
-            )
-        return Placed(change.order, fresh=True)
+        return await self._writer.do(Entry(placements))
 
     async def advance(
         self, steps: Sequence[Step], under: Lease | None = None
     ) -> list[Order | Failure]:
         """Take each order one transition further."""
-
-        def run(db: apsw.Connection) -> list[Order | Failure]:
-            hold(db, under)
-            return [self._advance(db, step) for step in steps]
-
-        return await self._writer.do(run)
-
-    def _advance(self, db: apsw.Connection, step: Step) -> Order | Failure:
-        row = db.execute(_ORDER, (step.order,)).fetchone()
-        if row is None:
-            return Failure.NO_ORDER
-        order = from_row(Order, row)
-        change = step.change(order)
-        if change is None:
-            return order
-        return self._write(db, order, change) or change.order
-
-    def _write(self, db: apsw.Connection, before: Order | None, change: Change) -> Failure | None:
-        """Write a change whole, or say why nothing of it was written."""
-        order = change.order
-        db.execute("SAVEPOINT change")
-        try:
-            if before is None:
-                db.execute(insert(Order, "orders"), to_row(order))
-            else:
-                fields = changed(before, order)
-                names = ", ".join(f'"{name}" = ?' for name in fields)
-                db.execute(
-                    f"UPDATE orders SET {names} WHERE id = ?",  # columns of ours
-                    (*fields.values(), order.id),
-                )
-            for transfer in change.transfers:
-                self._books.post(db, transfer)
-        except NoFunds:
-            failure = Failure.NO_FUNDS
-        except apsw.ConstraintError as error:
-            if "upstream_id" not in str(error):
-                raise
-            failure = Failure.TAKEN
-        else:
-            if change.event:
-                db.execute(insert(Event, "events"), to_row(change.event))
-            if change.frees:
-                db.execute('DELETE FROM claims WHERE "order" = ?', (order.id,))
-            if before and before.capped and not order.capped:
-                db.execute(
-                    "UPDATE spending SET amount = max(amount - ?, 0) "
-                    "WHERE customer = ? AND day = ?",
-                    (order.charge, order.customer, order.created_at // DAY),
-                )
-            db.execute("RELEASE change")
-            return None
-        db.execute("ROLLBACK TO change")
-        db.execute("RELEASE change")
-        self._books.forget()
-        return failure
+        return await self._writer.do(Entry(steps, under))
 
     async def post(self, transfers: Sequence[Transfer]) -> list[bool]:
         """Move money that belongs to no order, all of it or nothing."""
-
-        def run(db: apsw.Connection) -> list[bool]:
-            try:
-                return [self._books.post(db, transfer) for transfer in transfers]
-            except NoFunds:
-                raise CustomerError(ErrorText.NOT_ENOUGH_FUNDS) from None
-
-        return await self._writer.do(run)
+        return await self._writer.do(Entry(transfers))
 
     async def claim_due(
         self,
@@ -165,10 +68,12 @@ class SqliteOrders(SqliteFile):
 
     async def claimed(self, customer: int, claim: Claim) -> Order | ErrorText | None:
         """Return what ``place`` would say to a repeat."""
-        try:
-            return _standing(self._reader, customer, claim)
-        except apsw.Error as error:
-            raise StoreUnavailable(str(error)) from error
+        for row in self._read(CLAIM, (customer, claim.key)):
+            made = Made(*row)
+            if made.at >= claim.since:
+                order = (await self.orders([made.order])).get(made.order)
+                return repeated(claim, made, order)
+        return None
 
     async def drop_claims(self, before: int) -> int:
         """Forget claims older than this."""
@@ -185,7 +90,7 @@ class SqliteOrders(SqliteFile):
         """Return the orders that exist of these."""
         found = {}
         for order_id in ids:
-            for row in self._read(_ORDER, (order_id,)):
+            for row in self._read(ORDER, (order_id,)):
                 found[order_id] = from_row(Order, row)
         return found
 
@@ -284,7 +189,7 @@ class SqliteOrders(SqliteFile):
                 earlier = transfer.at
                 if transfer.order is not None:
                     (order,) = (
-                        from_row(Order, one) for one in db.execute(_ORDER, (transfer.order,))
+                        from_row(Order, one) for one in db.execute(ORDER, (transfer.order,))
                     )
                     version = int(transfer.key.split("/")[2])
                     earlier = db.execute(before, (order.id, version)).get or order.created_at
@@ -354,27 +259,3 @@ class SqliteOrders(SqliteFile):
         where = "provider = ? AND poll_at <= ?"
         statement = select(Refill, "refills", where) + " ORDER BY poll_at LIMIT ?"
         return [from_row(Refill, row) for row in self._read(statement, (provider, now, limit))]
-
-
-def _within_cap(db: apsw.Connection, new: Placement, charge: int) -> bool:
-    spent = db.execute(
-        "SELECT amount FROM spending WHERE customer = ? AND day = ?", (new.customer, new.at // DAY)
-    ).get
-    return new.cap is None or (spent or 0) + charge <= new.cap
-
-
-def _standing(db: apsw.Connection, customer: int, claim: Claim) -> Order | ErrorText | None:
-    """Return the order that an earlier claim made, or why a repeat of it is an error."""
-    row = db.execute(
-        'SELECT fingerprint, "order" FROM claims WHERE customer = ? AND key = ? AND at >= ?',
-        (customer, claim.key, claim.since),
-    ).fetchone()
-    if row is None:
-        return None
-    fingerprint, order = row
-    if bytes(fingerprint) != claim.fingerprint:
-        return ErrorText.KEY_REUSED
-    if claim.reject:
-        return ErrorText.IDENTICAL_ORDER
-    found = db.execute(_ORDER, (order,)).fetchone()
-    return from_row(Order, found) if found else None

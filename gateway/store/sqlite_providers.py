@@ -6,7 +6,8 @@ import apsw
 
 from gateway.store import Lease, Reading, Sighting
 from gateway.store.rows import columns, from_row, listed, to_row
-from gateway.store.sqlite_file import SqliteFile, hold, select
+from gateway.store.sqlite_file import SqliteFile, hold
+from gateway.store.sqlite_rows import select
 
 KEPT_READINGS = 30 * 24 * 3600 * 1000
 

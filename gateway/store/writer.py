@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,9 +19,12 @@ import apsw
 import structlog
 
 from gateway.errors import ConfigError, LeaseLost, StoreUnavailable
+from gateway.store.page import Entry
+from gateway.store.sqlite_page import commit
 
 T = TypeVar("T")
-Operation = Callable[[apsw.Connection], Any]
+Operation = Entry | Callable[[apsw.Connection], Any]
+"""Orders and money, as an entry of a page; or what does anything else."""
 
 MOST = 512
 """Operations in one commit; more would make the first of them wait for the last."""
@@ -103,34 +107,45 @@ def _apply(db: apsw.Connection, known: list[tuple[int, str]], path: Path) -> Non
 
 
 class Commits:
-    """Runs operations on the one writing connection, many in a transaction."""
+    """Does operations on the one writing connection, many in a transaction."""
 
-    def __init__(self, db: apsw.Connection, on_rollback: Callable[[], None]) -> None:
+    def __init__(self, db: apsw.Connection) -> None:
         self._db = db
-        self._on_rollback = on_rollback
 
-    def _commit(self, operations: list[Operation]) -> list[Any]:
+    def _commit(self, operations: list[Operation], *, look: bool = False) -> list[Any]:
         """Return each operation's result, or the exception that it ended with."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            results = [self._outcome(operation) for operation in operations]
+            results = self._results(operations, look=look)
             self._db.execute("COMMIT")
         except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for it
             self._roll_back()
+            if isinstance(error, apsw.ConstraintError) and not look:
+                return self._commit(operations, look=True)
             if len(operations) > 1 and not isinstance(error, apsw.BusyError):
                 # One of them is at fault; the others must not pay for it.
-                return [self._commit([operation])[0] for operation in operations]
+                return [self._commit([one], look=look)[0] for one in operations]
             return [_translated(error)] * len(operations)
         return results
 
-    def _outcome(self, operation: Operation) -> object:
+    def _results(self, operations: list[Operation], *, look: bool) -> list[Any]:
+        """Do operations in turn; entries that follow each other are one page."""
+        results: list[Any] = []
+        run: Any  # of one kind or of the other
+        for entries, run in groupby(operations, lambda one: isinstance(one, Entry)):
+            if entries:
+                results += commit(self._db, [*run], look=look)
+            else:
+                results += [self._result(one) for one in run]
+        return results
+
+    def _result(self, operation: Callable[[apsw.Connection], Any]) -> object:
         try:
             return operation(self._db)
         except LeaseLost as lost:
             return lost  # nothing was written yet, so the others go on
 
     def _roll_back(self) -> None:
-        self._on_rollback()
         try:
             if not self._db.get_autocommit():
                 self._db.execute("ROLLBACK")
@@ -145,12 +160,12 @@ class Rehearsal(Commits):
     rehearse what may happen, since everybody waits while it writes.
     """
 
-    def __init__(self, db: apsw.Connection, on_rollback: Callable[[], None]) -> None:
-        super().__init__(db, on_rollback)
+    def __init__(self, db: apsw.Connection) -> None:
+        super().__init__(db)
         self._waiting: list[tuple[Operation, asyncio.Future[Any]]] = []
 
-    def do(self, operation: Callable[[apsw.Connection], T]) -> "asyncio.Future[T]":
-        """Run an operation in the next commit; the future resolves when it is done."""
+    def do(self, operation: Entry | Callable[[apsw.Connection], T]) -> "asyncio.Future[T]":
+        """Do an operation in the next commit; the future resolves when it is done."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         if not self._waiting:
@@ -173,8 +188,8 @@ class Rehearsal(Commits):
 class Writer(Commits):
     """The one writing connection of this process, on its own thread."""
 
-    def __init__(self, db: apsw.Connection, on_rollback: Callable[[], None]) -> None:
-        super().__init__(db, on_rollback)
+    def __init__(self, db: apsw.Connection) -> None:
+        super().__init__(db)
         self._waiting: queue.SimpleQueue[tuple[Operation, asyncio.Future[Any]] | None] = (
             queue.SimpleQueue()
         )
@@ -182,8 +197,8 @@ class Writer(Commits):
         self._thread.start()
         self._closed = False
 
-    def do(self, operation: Callable[[apsw.Connection], T]) -> "asyncio.Future[T]":
-        """Run an operation in the next commit; the future resolves when it is durable."""
+    def do(self, operation: Entry | Callable[[apsw.Connection], T]) -> "asyncio.Future[T]":
+        """Do an operation in the next commit; the future resolves when it is durable."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if self._closed:
             future.set_exception(StoreUnavailable("the store is closed"))
