@@ -143,15 +143,15 @@ class Follow:
             return True
         asked_at = self._now()
         found = await self._router.status(provider, [order.upstream_id for order in orders])
+        at = self._now()
         steps = []
         heard = True
         for order in orders:
             outcome = found.get(order.upstream_id)
             if isinstance(outcome, Report):
-                self._notice(order, outcome)
-                heard = heard and transitions.understood(order, outcome) is not None
-                change = transitions.reported(outcome, self._now(), self._following, asked_at)
-                if change(order) is not None:
+                heard = self._notice(order, outcome) and heard
+                if transitions.news(order, outcome, at, asked_at):
+                    change = transitions.reported(outcome, at, self._following, asked_at)
                     steps.append(Step(order.id, change))
             elif isinstance(outcome, Refusal) and outcome.fault is Fault.ORDER:
                 # An order that it gave us and now denies is a matter for the owner, not a cancel.
@@ -169,10 +169,11 @@ class Follow:
             await self.advance(steps, under)
         return heard
 
-    def _notice(self, order: Order, report: Report) -> None:
-        """Make visible what cannot be true, once for each order."""
+    def _notice(self, order: Order, report: Report) -> bool:
+        """Make visible what cannot be true, once for each order; tells whether it is clear."""
         provider = order.provider
-        if transitions.understood(order, report) is None:
+        clear = transitions.understood(order, report) is not None
+        if not clear:
             metrics.unknown_words.labels(provider).inc()
             if self._first("word", provider, report.word):
                 log.warning("a status that says nothing", provider=provider, word=report.word[:60])
@@ -196,6 +197,7 @@ class Follow:
                 listed=money.text(order.cost),
                 charged=money.text(report.charge),
             )
+        return clear
 
     def _first(self, *what: str) -> bool:
         """Tell whether this is noticed for the first time; a flood forgets, rather than grows."""

@@ -380,10 +380,7 @@ def reported(report: Report, at: int, following: Following, asked_at: int = 0) -
     """
 
     def change(order: Order) -> Change | None:
-        status = understood(order, report)
-        if order.state is not State.PLACED or status is None or asked_at < order.reported_at:
-            return None
-        fields = _news(order, report, status, at)
+        fields = news(order, report, at, asked_at)
         if not fields:
             return None
         fields["reported_at"] = asked_at
@@ -393,16 +390,22 @@ def reported(report: Report, at: int, following: Following, asked_at: int = 0) -
             for name in ("charge", "start_count", "remains", "runs", "posts")
             if (value := getattr(report, name)) is not None
         }
-        after = msgspec.structs.replace(order, **fields)
-        if after.settled_at != order.settled_at:
+        if "settled_at" in fields:
+            after = msgspec.structs.replace(order, **fields)
             fields["poll_at"] = following.next(after, at)
         return _become(order, Event("status", detail), at, fields)
 
     return change
 
 
-def _news(order: Order, report: Report, status: Status, at: int) -> dict[str, object]:
-    """Return the fields that a report changes."""
+def news(order: Order, report: Report, at: int, asked_at: int = 0) -> dict[str, object]:
+    """Return the fields of an order that a report changes: none, when it says nothing new.
+
+    Nor does it when nobody knows what it says, or when it was asked for before what is known.
+    """
+    status = understood(order, report)
+    if order.state is not State.PLACED or status is None or asked_at < order.reported_at:
+        return {}
     said: dict[str, object] = {
         "status": status,
         "start_count": report.start_count,
