@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 from gateway.errors import StoreUnavailable
 from gateway.model import Kind, Order, Transfer
 from gateway.store import Lease, Placement, Step
-from gateway.store.page import Entry, Found, Made, Needs, Page
+from gateway.store.page import Entry, Found, Made, Needs, work_out
 from gateway.store.postgres_optimistic import Attempt, Ids, Memory, draw, unused
 from gateway.store.postgres_rows import Connection, Refused, plain, select
 from gateway.store.postgres_sets import GATES, sets
@@ -189,11 +189,11 @@ class Commit:
     async def __call__(self, db: Connection) -> list[Any]:
         """Return each operation's outcomes, or what it raised."""
         found = await self._lock(db)
-        page, outcomes = self._work_out(found)
+        page, outcomes = work_out(found, self._entries)
         needs = page.missing().joined(self._needs)
         while needs:
             await _load(db, found, needs)
-            page, outcomes = self._work_out(found)
+            page, outcomes = work_out(found, self._entries)
             needs = page.missing()
         written = page.written()
         self.unused = unused(self._ids, written.placed)
@@ -202,21 +202,6 @@ class Commit:
             self._needs = self._needs.joined(page.attempted())
             await db.fetchval(parts.statement(), *parts.bindings)
         return outcomes
-
-    def _work_out(self, found: Found) -> tuple[Page, list[Any]]:
-        """Go through all entries; those that raise have no part in the page."""
-        raised: dict[int, Exception] = {}
-        while True:
-            page = Page(found)
-            outcomes: list[Any] = []
-            for number, entry in enumerate(self._entries):
-                try:
-                    outcomes.append(raised.get(number) or page.do(entry))
-                except Exception as error:  # noqa: BLE001  # for whoever waits for this entry
-                    raised[number] = error
-                    break
-            else:
-                return page, outcomes
 
     async def _lock(self, db: Connection) -> Found:
         found = Found()

@@ -11,7 +11,6 @@ import apsw
 
 from gateway.model import Event, Kind, Order, Transfer
 from gateway.store import Placement, Row, Step
-from gateway.store.books import Account
 from gateway.store.page import DAY, Entry, Found, Made, Needs, Page, Written, work_out
 from gateway.store.rows import changed, from_row, to_row
 from gateway.store.sqlite_rows import insert, select
@@ -19,7 +18,7 @@ from gateway.store.sqlite_rows import insert, select
 ORDER = select(Order, "orders", "id = ?")
 CLAIM = 'SELECT fingerprint, "order", at FROM claims WHERE customer = ? AND key = ?'
 _FENCE = "SELECT name, fence FROM leases WHERE name = ?"
-_ACCOUNTS = "SELECT owner, currency, kind, id, balance FROM accounts WHERE owner = ?"
+_ACCOUNTS = "SELECT owner, currency, kind, balance FROM accounts WHERE owner = ?"
 _SPENT = "SELECT customer, day, amount FROM spending WHERE customer = ? AND day = ?"
 _POSTED = "SELECT key, amount FROM transfers WHERE key = ?"
 _UPSTREAM = (
@@ -31,7 +30,9 @@ _COUNT = "UPDATE counters SET value = max(value, ?) WHERE name = 'order'"
 
 _PLACE, _NOTE = insert(Order, "orders"), insert(Event, "events")
 _POST = insert(Transfer, "transfers")
-_MOVE = "UPDATE accounts SET balance = balance + ?2 WHERE id = ?1"
+_MOVE = (
+    "UPDATE accounts SET balance = balance + ?4 WHERE kind = ?1 AND owner = ?2 AND currency = ?3"
+)
 _OPEN = "INSERT INTO accounts (kind, owner, currency, balance) VALUES (?, ?, ?, ?)"
 _SPEND = (
     "INSERT INTO spending VALUES (?1, ?2, max(?3, 0)) "
@@ -60,8 +61,8 @@ def _worked_out(
     db: apsw.Connection, found: Found, entries: Sequence[Entry]
 ) -> tuple[Page, list[Any]]:
     page, outcomes = work_out(found, entries)
-    while page.needs:
-        _load(db, found, page.needs)
+    while needs := page.missing():
+        _load(db, found, needs)
         page, outcomes = work_out(found, entries)
     return page, outcomes
 
@@ -104,9 +105,8 @@ def _read_claims(db: apsw.Connection, found: Found, placements: Iterable[Placeme
 
 def _read_accounts(db: apsw.Connection, found: Found, owners: Iterable[str]) -> None:
     rows = db.executemany(_ACCOUNTS, [(owner,) for owner in owners])
-    for owner, currency, kind, account, balance in rows:
-        accounts = found.accounts.setdefault((owner, currency), {})
-        accounts[Kind(kind)] = Account(account, balance)
+    for owner, currency, kind, balance in rows:
+        found.accounts.setdefault((owner, currency), {})[Kind(kind)] = balance
 
 
 def _load(db: apsw.Connection, found: Found, needs: Needs) -> None:
