@@ -48,6 +48,8 @@ def commit(db: apsw.Connection, entries: Sequence[Entry], *, look: bool) -> list
     What unique indexes are there to find out is tried without a look, unless ``look`` says so:
     when one of them refuses, that is what the caller repeats it with.
     """
+    if not entries:
+        return []
     found = _read(db, entries)
     page, outcomes = _worked_out(db, found, entries)
     if look:

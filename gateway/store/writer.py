@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from importlib import resources
-from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -131,13 +130,15 @@ class Commits:
     def _results(self, operations: list[Operation], *, look: bool) -> list[Any]:
         """Do operations in turn; entries that follow each other are one page."""
         results: list[Any] = []
-        run: Any  # of one kind or of the other
-        for entries, run in groupby(operations, lambda one: isinstance(one, Entry)):
-            if entries:
-                results += commit(self._db, [*run], look=look)
-            else:
-                results += [self._result(one) for one in run]
-        return results
+        page: list[Entry] = []
+        for operation in operations:
+            if isinstance(operation, Entry):
+                page.append(operation)
+                continue
+            results += commit(self._db, page, look=look)
+            results.append(self._result(operation))
+            page = []
+        return results + commit(self._db, page, look=look)
 
     def _result(self, operation: Callable[[apsw.Connection], Any]) -> object:
         try:
