@@ -1,0 +1,25 @@
+"""What is opened, and what is not."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+from gateway.app import open_store
+
+async def main():
+    await (await open_store(sys.argv[1])).close()
+
+asyncio.run(main())
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_an_installation_on_sqlite_does_without_postgresqls_driver(tmp_path: Path) -> None:
+    """It would take megabytes of memory in every process."""
+    words = [sys.executable, "-c", PROGRAM, f"sqlite:///{tmp_path}/gateway.db"]
+    loaded = subprocess.run(words, capture_output=True, check=True, text=True).stdout.split()
+
+    assert {"apsw"} == {"apsw", "asyncpg"} & set(loaded)
