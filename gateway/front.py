@@ -11,7 +11,7 @@ import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
@@ -23,6 +23,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
+Task = asyncio.Task[None]
 
 ENOUGH = 64 * 1024
 """Bytes of a body that are taken in before somebody asks for them."""
@@ -261,7 +262,6 @@ class Exchange:
         # In a context of its own: what one request binds to its log lines is not the next one's.
         task = self._connection.loop.create_task(self._run(), context=contextvars.Context())
         self._connection.server.tasks.add(task)
-        task.add_done_callback(self._connection.server.tasks.discard)
 
     def take(self, body: bytes) -> int:
         """Take a piece of the body; returns how many bytes nobody has asked for yet."""
@@ -292,6 +292,8 @@ class Exchange:
             await self._app(self._scope, self._receive, self._send)
         except Exception:
             log.exception("a request failed")
+        finally:
+            self._connection.server.tasks.discard(cast("Task", asyncio.current_task()))
         if self._answered or self._connection.transport.is_closing():
             return
         if self._written:
