@@ -51,8 +51,9 @@ class Connection(asyncio.Protocol):
         self.loop = _loop or asyncio.get_running_loop()
         self.transport: Any = None
         self.writable: asyncio.Future[None] | None = None  # while the client reads too slowly
-        self._app: App = config.loaded_app
+        self._app = cast("App", config.loaded_app)
         self._app_state = app_state
+        self._open: set[Any] = server_state.connections  # it lists uvicorn's own classes
         self._patience = config.timeout_keep_alive
         self._parser = httptools.HttpRequestParser(self)
         self._exchanges: deque[Exchange] = deque()  # the first is being answered, the others wait
@@ -73,11 +74,11 @@ class Connection(asyncio.Protocol):
         self.transport = transport
         self._client = _address(transport.get_extra_info("peername"))
         self._here = _address(transport.get_extra_info("sockname"))
-        self.server.connections.add(self)  # type: ignore[arg-type]  # it lists its own classes
+        self._open.add(self)
 
-    def connection_lost(self, _: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Tell whoever works for this client that nobody is there any more."""
-        self.server.connections.discard(self)
+        self._open.discard(self)
         if self._timer:
             self._timer.cancel()
         self.resume_writing()

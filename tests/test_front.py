@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import structlog
@@ -79,8 +79,13 @@ class House:
 
     def __init__(self, app: App, state: ServerState, patience: float) -> None:
         self.state = state
-        options = uvicorn.Config(app, log_config=None, lifespan="off", proxy_headers=False)
-        options.timeout_keep_alive = patience  # type: ignore[assignment]  # parts of a second
+        options = uvicorn.Config(
+            app,
+            log_config=None,
+            lifespan="off",
+            proxy_headers=False,
+            timeout_keep_alive=cast("int", patience),  # or parts of a second
+        )
         options.load()
         self.protocol = partial(Connection, options, state, {})
         self.address: tuple[str, int]
