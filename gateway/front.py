@@ -23,7 +23,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
-Task = asyncio.Task[None]
 
 ENOUGH = 64 * 1024
 """Bytes of a body that are taken in before somebody asks for them."""
@@ -233,7 +232,7 @@ class Exchange:
 
     __slots__ = (
         *("_answered", "_app", "_bare", "_connection", "_cut", "_expects", "_head", "_left"),
-        *("_more", "_news", "_parts", "_scope", "_size", "_told", "_written", "last"),
+        *("_more", "_news", "_parts", "_scope", "_size", "_task", "_told", "_written", "last"),
     )
 
     def __init__(
@@ -255,6 +254,7 @@ class Exchange:
         self._left: int | None = None  # bytes of it that the head promises; ``None``: in chunks
         self._written = False
         self._answered = False
+        self._task: asyncio.Task[None] | None = None  # that has it answered
 
     # --- the client's side ----------------------------------------------------------------------
 
@@ -262,6 +262,7 @@ class Exchange:
         """Have it answered."""
         # In a context of its own: what one request binds to its log lines is not the next one's.
         task = self._connection.loop.create_task(self._run(), context=contextvars.Context())
+        self._task = task
         self._connection.server.tasks.add(task)
 
     def take(self, body: bytes) -> int:
@@ -294,7 +295,8 @@ class Exchange:
         except Exception:
             log.exception("a request failed")
         finally:
-            self._connection.server.tasks.discard(cast("Task", asyncio.current_task()))
+            if self._task:
+                self._connection.server.tasks.discard(self._task)
         if self._answered or self._connection.transport.is_closing():
             return
         if self._written:
