@@ -154,9 +154,7 @@ class Endpoint:
             request_id=request_id or f"{self._process}-{next(self._count)}"
         )
         try:
-            content_type = headers.get(b"content-type", b"").decode("latin-1").lower()
-            if content_type.startswith("multipart/"):  # a boundary has capitals
-                content_type = headers[b"content-type"].decode("latin-1")
+            content_type = headers.get(b"content-type", b"").decode("latin-1")
             params = parameters.read(scope.get("query_string", b""), content_type, body)
             act = self._actions.get(params.get("action", ""))
             if act is None:
@@ -326,4 +324,6 @@ def _number(text: str) -> int:
 
 def _numbers(ids: Mapping[str, int]) -> list[int]:
     """Return the ids that may be somebody's, once each: ``7`` and ``007`` are the same."""
-    return list(dict.fromkeys(number for number in ids.values() if number))
+    numbers = dict.fromkeys(ids.values())
+    numbers.pop(0, None)
+    return list(numbers)

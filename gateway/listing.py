@@ -10,7 +10,7 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 
 import brotli
 import msgspec
@@ -51,7 +51,7 @@ class Body(msgspec.Struct, frozen=True):
 
     def coded(self, accepted: str) -> tuple[bytes, bytes, bytes]:
         """Return the bytes for an ``Accept-Encoding``, their coding if any, and their tag."""
-        if coding := chosen(accepted, self.compressed):
+        if coding := chosen(accepted, tuple(self.compressed)):
             tag = f'"{self.digest}-{coding}"'
             return self.compressed[coding], coding.encode(), tag.encode()
         return self.plain, b"", b'"%b"' % self.digest.encode()
@@ -233,7 +233,8 @@ def _moment(text: str) -> int:
         raise CustomerError(ErrorText.INCORRECT_REQUEST) from None
 
 
-def chosen(accepted: str, codings: Iterable[str]) -> str:
+@lru_cache
+def chosen(accepted: str, codings: tuple[str, ...]) -> str:
     """Return the coding that an ``Accept-Encoding`` likes best; empty when it takes none of them.
 
     Of those that it likes as much it is the first.

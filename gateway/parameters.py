@@ -48,11 +48,12 @@ def read(query: bytes, content_type: str, body: bytes) -> dict[str, str]:
 
 
 def _body(content_type: str, body: bytes) -> dict[str, str]:
-    if content_type[:10].lower() == "multipart/":  # the rest keeps its case: a boundary has one
+    kind = content_type[:16].lower()  # the rest keeps its case: a boundary has one
+    if kind.startswith("multipart/"):
         return _multipart(content_type, body)
     if body.lstrip()[:1] == b"{":
         return _object(body)
-    if content_type.startswith("application/json"):
+    if kind == "application/json":
         raise CustomerError(ErrorText.INCORRECT_REQUEST)
     return _form(body)
 
