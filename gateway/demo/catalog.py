@@ -47,13 +47,11 @@ def steps(stage: Stage) -> Iterator[Step]:
     )
     for service, rate in ((1, "9"), (2, "80"), (3, "3.30")):
         stage.behind(PANEL, "services", service=service, rate=rate)
-    stage.owner("sync", PANEL)
-    held = stage.owner("catalog", "quarantine")
+    held = stage.owner("sync", PANEL)["providers"][0]["held_back"]
     yield Step(
         "two of its rates jump tenfold",
-        "; ".join(f"{one['id']}: {one['reason']}, {one['meanwhile']}" for one in held),
-        f"{PANEL}/1: its rate was 0.90 and is 9, paused; "
-        f"{PANEL}/2: its rate was 8 and is 80, paused",
+        f"held back: {'; '.join(held)}",
+        f"held back: {PANEL}/1: its rate was 0.90 and is 9; {PANEL}/2: its rate was 8 and is 80",
     )
     stage.owner("catalog", "accept", f"{PANEL}/1")
     rate = str(Decimal(9) * Decimal("1.25"))
