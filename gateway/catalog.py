@@ -11,7 +11,7 @@ import structlog
 
 from gateway import imports, money
 from gateway.config import Config
-from gateway.imports import Found, Given
+from gateway.imports import Found, Given, Wanted
 from gateway.model import Offer, OfferChange, Order
 from gateway.offload import let_go, offload
 from gateway.order_form import Form
@@ -246,8 +246,13 @@ class Shop:
         if self.given is None:
             self.given = await self._store.imported()
         given = self.given
-        owners = [one for one in self._config.services if ("", str(one)) not in given.ids]
-        wanted = await offload(lambda: imports.wanted(self._config, found, given), len(found))
+
+        def lacking() -> tuple[list[int], list[Wanted]]:
+            services = self._config.services
+            owners = [one for one in services if ("", str(one)) not in given.ids]
+            return owners, imports.wanted(self._config, found, given)
+
+        owners, wanted = await offload(lacking, len(found) + len(self._config.services))
         for start in range(0, max(len(wanted), len(owners) and 1), AT_ONCE):
             fresh = await self._store.give(wanted[start : start + AT_ONCE], owners)
             given.add(fresh.ids, fresh.names)

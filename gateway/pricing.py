@@ -85,6 +85,9 @@ class Place(msgspec.Struct, frozen=True):
     price: Price = Price()
     tiers: Mapping[str, Price] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self.price or self.tiers)
+
 
 def holding(tier: str, *places: Place) -> Price:
     """Return the price that holds for a price group, by the table above.

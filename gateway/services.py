@@ -22,6 +22,8 @@ from gateway.transitions import Choice
 log = structlog.get_logger()
 
 NOTHING_GIVEN = Given()
+Prices = Mapping[str, Price]
+"""What holds for each price group; ``""``: for customers in none."""
 
 
 class Route(msgspec.Struct, frozen=True, gc=False):
@@ -64,7 +66,7 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     cancel: bool
     dripfeed: bool
     routes: tuple[Route, ...]
-    prices: Mapping[str, Price]
+    prices: Prices
     step: Decimal | None
     max_loss: Decimal | None
     posts: int
@@ -130,8 +132,9 @@ class Catalog:
     ) -> "Catalog":
         """Put together what the owner declares, what is imported, and what providers offer now."""
         services = {}
+        usual = {provider: _prices(config, provider, Place()) for provider in config.providers}
         for service_id, declared in config.services.items():
-            service = _declared(service_id, declared, config, offers, actions)
+            service = _declared(service_id, declared, config, offers, actions, usual)
             if service is not None:
                 services[service_id] = service
         taken = {service.name for service in services.values()}
@@ -157,8 +160,12 @@ def _declared(
     config: Config,
     offers: Mapping[str, Mapping[str, Offer]],
     actions: Can,
+    usual: Mapping[str, Prices],
 ) -> Service | None:
-    """Return a service with the routes that exist now; ``None`` when it has none."""
+    """Return a service with the routes that exist now; ``None`` when it has none.
+
+    ``usual``: what holds for each provider's services of which no price is said.
+    """
     routes = _routes(declared, config, offers)
     if not routes:
         return None
@@ -184,7 +191,8 @@ def _declared(
     if declared.routing == "cheapest":
         same.sort(key=lambda route: route.rate)
         first = same[0]
-    prices = _prices(config, first.provider, declared.place)
+    said = declared.place
+    prices = _prices(config, first.provider, said) if said else usual[first.provider]
     return _made(service_id, declared, same, kind, prices, config, actions)
 
 
@@ -193,7 +201,7 @@ def _imported(
     found: Found,
     name: str,
     config: Config,
-    prices: Sequence[Mapping[str, Price]],
+    prices: Sequence[Prices],
     actions: Can,
 ) -> Service | None:
     """Return a service as a rule takes it over; ``None`` when nobody knows what it costs."""
@@ -213,7 +221,7 @@ def _made(
     declared: Declared,
     routes: Sequence[Route],
     kind: OrderType,
-    prices: Mapping[str, Price],
+    prices: Prices,
     config: Config,
     actions: Can,
 ) -> Service:
@@ -271,7 +279,7 @@ def _type(declared: Declared, offer: Offer) -> OrderType | None:
     return order_types.find(offer.type)
 
 
-def _prices(config: Config, provider: str, said: Place) -> dict[str, Price]:
+def _prices(config: Config, provider: str, said: Place) -> Prices:
     """Return what each price group pays, ``said`` being a service's word, or a rule's."""
     places = (said, config.providers[provider].place, config.place)
     return {tier: pricing.holding(tier, *places) for tier in ("", *config.tiers)}

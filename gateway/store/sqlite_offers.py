@@ -83,11 +83,10 @@ class SqliteOffers(SqliteFile):
         self, providers: Sequence[str] | None = None, ids: Collection[str] | None = None
     ) -> dict[str, dict[str, Offer]]:
         """Return the offers that are neither gone nor paused."""
-        named = None if ids is None else json.dumps(list(ids))
-        where = _FOR_SALE if named is None else f"{_FOR_SALE} AND {_AMONG}"
-        bindings = () if named is None else (named,)
+        where = _FOR_SALE if ids is None else f"{_FOR_SALE} AND {_AMONG}"
 
         def run(db: apsw.Connection) -> dict[str, dict[str, Offer]]:
+            bindings = () if ids is None else (json.dumps(list(ids)),)
             found: dict[str, dict[str, Offer]] = {}
             parts = (
                 [_offers(db, where, *bindings)]
