@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway import exchange
+from gateway.app import Gateway
 from gateway.errors import CallFailed
 from gateway.upstream import Upstream
 from wire import Peer, serve
@@ -99,6 +100,23 @@ async def test_without_a_rate_nothing_is_sold_and_with_one_it_is(tmp_path: Path)
         assert "0.009" == await rate(one)
         assert {"order": 1} == await one.add()
         assert ["INR"] == list(await one.gateway.store.exchange_rates())
+
+
+async def test_a_process_that_begins_keeps_to_what_was_shown_by_the_rates_before(
+    tmp_path: Path,
+) -> None:
+    """0.90 rupees a thousand, and the exchange rate has risen since a customer looked."""
+    async with reckoning(tmp_path, ", max_move: 20%") as (one, source):
+        for body in ('{"INR": 0.01}', '{"INR": 0.012}'):
+            one.clock.forward(1000)
+            await says(one, source, body)
+        former = one.gateway
+        parts = (former.store, former.cache, former.upstream, former.auth, one.clock)
+        begun = Gateway(former.config, *parts)
+        await begun.shop.refresh()
+
+        service = begun.shop.catalog.services[101]
+        assert (9_000, "0.0108") == (begun.shop.charge(service, 1000, ""), await rate(one))
 
 
 async def test_a_rate_that_moves_within_the_limit_is_taken_over(tmp_path: Path) -> None:

@@ -926,6 +926,8 @@ async def test_changes_are_found_by_time_provider_and_id(store: Store) -> None:
     of_views = await store.changes(0, provider="alpha", offer="2")
     assert ["gone", "new"] == [one.kind for one in of_views]
     assert of_views[:1] == await store.changes(0, provider="alpha", offer="2", limit=1)
+    some = await store.changes(AT, kinds=("new", "first"))
+    assert ["new", "first", "first"] == [one.kind for one in some]
 
 
 async def test_changes_of_long_ago_are_forgotten(store: Store) -> None:
