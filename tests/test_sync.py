@@ -21,6 +21,7 @@ from gateway.errors import CallFailed
 from gateway.model import Decision, Held, Offer
 from gateway.settings import Settings
 from gateway.store.offers import compare
+from gateway.sync import AT_ONCE
 from gateway.upstream import Upstream
 from wire import LIMIT, Peer, Talk, serve
 from world import ROWS, YAML, Form, Panel, World, world
@@ -287,6 +288,29 @@ async def test_lists_that_arrive_together_are_all_for_sale_in_the_end(tmp_path: 
             await asyncio.gather(*fetched, return_exceptions=True)
 
             assert rates == (await rate(one), await rate(one, 102))
+
+
+async def test_no_more_lists_are_fetched_at_once_than_there_is_room_for(tmp_path: Path) -> None:
+    """However many providers there are; all of them have their turn."""
+    names = [f"p{number}" for number in range(AT_ONCE + 3)]
+    under_way: list[int] = [0]
+
+    async def lists(_: Form) -> list[dict[str, Any]]:
+        under_way.append(under_way[-1] + 1)
+        await asyncio.sleep(0)
+        under_way.append(under_way[-1] - 1)
+        return list(ROWS)
+
+    yaml = "currency: USD\nproviders:\n" + "".join(
+        f'  {name}: {{adapter: api_v2, url: "http://panel/{name}", key: "${{KEY}}"}}\n'
+        for name in names
+    )
+    panels: dict[str, Any] = {name: Panel(services=lists) for name in names}
+    async with world(tmp_path, f"{yaml}services: {{101: {{routes: [p0/1]}}}}\n", **panels) as one:
+        under_way[:] = [0]
+        synced = await asyncio.gather(*map(one.gateway.sync.fetch, names))
+
+        assert (len(names), AT_ONCE) == (sum(found.services for found in synced), max(under_way))
 
 
 # --- hostile --------------------------------------------------------------------------------------
