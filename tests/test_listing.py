@@ -65,7 +65,7 @@ async def ids(one: World, **params: object) -> list[int]:
     ],
 )
 def test_a_list_is_compressed_as_whoever_asks_likes_it_best(accepted: str, expected: str) -> None:
-    assert chosen(accepted, CODINGS) == expected
+    assert chosen(accepted, tuple(CODINGS)) == expected
 
 
 UNPACKED: dict[str, Callable[[bytes], bytes]] = {

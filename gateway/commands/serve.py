@@ -28,9 +28,9 @@ from gateway.commands.terminal import (
     out,
     show_json,
 )
-from gateway.config import Config
 from gateway.endpoint import Message, Receive, Scope, Send
 from gateway.errors import ConfigError, StoreUnavailable
+from gateway.front import Connection
 from gateway.settings import Settings
 
 log = structlog.get_logger()
@@ -97,7 +97,7 @@ def serve(
     """Serve customers, and keep catalogs and statuses fresh in the background."""
     try:
         found = load_settings(config=config, host=host, port=port)
-        owner = asyncio.run(_prepared(found))
+        warnings = asyncio.run(_prepared(found))
         family = socket.AF_INET6 if ":" in found.host else socket.AF_INET
         listening = socket.create_server((found.host, found.port), family=family, backlog=2048)
     except (ConfigError, StoreUnavailable) as error:
@@ -105,7 +105,7 @@ def serve(
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         fail(f"{found.host}:{found.port}: {reason}; choose another with --port", 1)
-    for warning in owner.warnings:
+    for warning in warnings:
         log.warning(warning)
     address = f"http://{found.host}:{listening.getsockname()[1]}/api/v2"
     log.info("serving", address=address, workers=workers)
@@ -116,7 +116,7 @@ def serve(
         factory=several,
         workers=workers,
         loop="uvloop",
-        http="httptools",
+        http=Connection,
         lifespan="on",
         proxy_headers=False,
         server_header=False,
@@ -156,14 +156,17 @@ async def background(
         await stop.wait()
 
 
-async def _prepared(found: Settings) -> Config:
-    """Open the database and read the file once, so that what is wrong is said in a sentence."""
+async def _prepared(found: Settings) -> list[str]:
+    """Open the database and read the file once, so that what is wrong is said in a sentence.
+
+    Returns the file's warnings, and no more of it: it would be kept for as long as we serve.
+    """
     store = await open_store(found.database_url)
     try:
         config, _ = await find_config(found, store)
     finally:
         await store.close()
-    return config
+    return list(config.warnings)
 
 
 def check(
