@@ -12,7 +12,7 @@ import structlog
 from gateway import imports, money
 from gateway.config import Config
 from gateway.imports import Found, Given, Wanted
-from gateway.model import Offer, OfferChange, Order
+from gateway.model import Customer, Offer, OfferChange, Order
 from gateway.offload import let_go, offload
 from gateway.order_form import Form
 from gateway.router import Router
@@ -139,10 +139,16 @@ class Shop:
 
     # --- an order's price and routes --------------------------------------------------------
 
-    def charge(self, service: Service, size: int, tier: str) -> int:
+    def tiers(self, customer: Customer) -> tuple[str, ...]:
+        """Return the price groups at whose rates a customer may just have read the list."""
+        grace = int(self._config.orders.rate_grace * 1000)
+        lately = grace and self._now() < customer.tier_at + grace + LAG
+        return (customer.tier, customer.tier_before) if lately else (customer.tier,)
+
+    def charge(self, service: Service, size: int, *tiers: str) -> int:
         """Return the price of an order, in millionths: by no rate above one just shown."""
         shown = (service, *self.lately.of(service, self._now()))
-        return min(one.charge(size, tier) for one in shown)
+        return min(one.charge(size, tier) for one in shown for tier in tiers)
 
     def choices(self, service: Service, form: Form, charge: int) -> list[Choice]:
         """Return the routes that can take this order now without a loss, in order."""

@@ -334,6 +334,8 @@ class Customer(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody who holds one of our keys; the key itself is kept nowhere.
 
     Attributes:
+        tier_before, tier_at: the price group that he was in until then; what he has read at its
+            rates he may order at them for a while.
         daily_cap: what his orders of a day (UTC) may cost, in millionths; ``None``: no limit.
         addresses: the networks that his key works from; empty: from anywhere.
         per_second: requests that he may make; ``None``: as many as anybody.
@@ -348,6 +350,8 @@ class Customer(msgspec.Struct, frozen=True, kw_only=True):
     daily_cap: int | None = None
     addresses: tuple[str, ...] = ()
     per_second: int | None = None
+    tier_before: str = ""
+    tier_at: int = 0
 
 
 class Code(StrEnum):

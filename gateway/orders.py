@@ -78,7 +78,7 @@ class Orders:
             return await self._repeated(customer, claim, standing, deadline)
         service = self._service(sent)
         form = order_form.read(service.type, sent, service.limits)
-        charge = self._shop.charge(service, form.size, customer.tier)
+        charge = self._shop.charge(service, form.size, *self._shop.tiers(customer))
         if charge > money.MOST:
             raise CustomerError(ErrorText.NOT_ENOUGH_FUNDS)
         choices = self._sender.usable(self._shop.choices(service, form, charge))

@@ -217,6 +217,22 @@ async def test_a_process_that_begins_keeps_to_what_one_that_died_has_shown(tmp_p
         assert 1_320_000 == shop.charge(shop.catalog.services[101], 1000, "")
 
 
+async def test_another_price_group_raises_no_rate_that_was_shown_in_the_former_one(
+    tmp_path: Path,
+) -> None:
+    file = yaml(more="markup: 50%\ntiers: {gold: {markup: 10%}}")
+    async with world(tmp_path, file, p=panel()) as one:
+        store = one.gateway.store
+        (ann,) = await store.customers()
+        changed = {"tier_before": "gold", "tier_at": one.clock()}
+        await store.set_customer(ann, msgspec.structs.replace(ann, **changed))
+        one.gateway.auth.forget()
+        assert ("1.50", "1.10") == (await shown(one), await charged(one))
+
+        one.clock.forward(GRACE + LAG)
+        assert "1.50" == await charged(one)
+
+
 async def test_rates_of_another_currency_are_none_to_keep_to(tmp_path: Path) -> None:
     """A service at 1.50 dollars does not cost 1.50 rupees for a minute."""
     async with world(tmp_path, yaml(more="markup: 50%"), p=panel()) as one:

@@ -7,13 +7,17 @@ size is known.
 
 import decimal
 import re
+from collections.abc import Callable
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
-from typing import TypeAlias
+from functools import lru_cache, wraps
+from typing import TypeAlias, TypeVar, cast
 
 import msgspec
 
 from gateway.money import MOST
 from gateway.order_types import fold
+
+T = TypeVar("T")
 
 # A string, since the alias names itself and the ``type`` statement is younger than Python 3.11.
 Wild: TypeAlias = "bool | int | Decimal | str | list[Wild] | dict[str, Wild] | None"
@@ -22,6 +26,10 @@ Wild: TypeAlias = "bool | int | Decimal | str | list[Wild] | dict[str, Wild] | N
 BOM = b"\xef\xbb\xbf"
 LARGE = 256 * 1024
 """Bytes from which a list is read row by row: the decoder lets nobody else work while it reads."""
+SHORT = 32
+"""Characters of a text whose meaning is worth remembering."""
+PIECE = 16 * 1024
+"""Bytes of rows that are read at once."""
 LARGEST_ROW = 64 * 1024
 MOST_ROWS = 200_000
 ODDEST = 16 * 1024 * 1024
@@ -29,11 +37,9 @@ ODDEST = 16 * 1024 * 1024
 _DECODER: "msgspec.json.Decoder[Wild]" = msgspec.json.Decoder(float_hook=Decimal)
 
 _MAP: "msgspec.json.Decoder[dict[str, msgspec.Raw]]" = msgspec.json.Decoder(dict[str, msgspec.Raw])
-# A map without another one in it, and what follows it in a list.
-_ROW = re.compile(
-    rb'\s*+(\{(?:[^{}"]++|"(?:[^"\\]++|\\.)*+")*+\})\s*+([,\]])',
-    re.DOTALL,
-)
+# A map without another one in it.
+_ROW = re.compile(rb'\s*+(\{(?:[^{}"]++|"(?:[^"\\]++|\\.)*+")*+\})', re.DOTALL)
+_NEXT = re.compile(rb"\s*+([,\]])")
 
 # Wide enough for any number that ``number`` lets through; the default of 28 digits is not.
 _WIDE = decimal.Context(prec=60)
@@ -87,22 +93,53 @@ def _listed(body: bytes) -> Wild:
     rows: list[Wild] = []
     at = 1
     while len(body) > LARGE and body[:1] == b"[":
-        found = _ROW.match(body, at, at + LARGEST_ROW)
+        end = _piece(body, at, rows) or _row(body, at, rows)
+        found = _NEXT.match(body, end) if end else None
         if found is None:
             break
-        rows.append(_DECODER.decode(found[1]))
-        if found[2] == b"]":
+        if len(rows) > MOST_ROWS:
+            raise ValueError(f"a list of more than {MOST_ROWS} rows")
+        if found[1] == b"]":
             if body[found.end() :].strip():
                 raise ValueError("something stands behind the list")
             return rows
-        if len(rows) > MOST_ROWS:
-            raise ValueError(f"a list of more than {MOST_ROWS} rows")
         at = found.end()
     if len(body) > ODDEST:
         raise ValueError(f"{len(body)} bytes that are no list of rows")
     return _DECODER.decode(body)
 
 
+def _piece(body: bytes, at: int, rows: list[Wild]) -> int:
+    """Read some rows at once; returns where they end, 0 when that is in the middle of one."""
+    end = body.rfind(b"}", at, at + PIECE) + 1
+    try:
+        rows += cast("list[Wild]", _DECODER.decode(b"[%b]" % body[at:end])) if end else []
+    except ValueError:
+        return 0
+    return end
+
+
+def _row(body: bytes, at: int, rows: list[Wild]) -> int:
+    """Read one flat row; returns where it ends, 0 when there is none."""
+    found = _ROW.match(body, at, at + LARGEST_ROW)
+    if found is None:
+        return 0
+    rows.append(_DECODER.decode(found[1]))
+    return found.end()
+
+
+def _known(read: "Callable[[Wild], T]") -> "Callable[[Wild], T]":
+    """Remember what texts are read as: in a list of services the same few stand in every row."""
+    remembered = lru_cache(4096)(read)
+
+    @wraps(read)
+    def known(value: Wild) -> T:
+        return remembered(value) if type(value) is str and len(value) < SHORT else read(value)
+
+    return known
+
+
+@_known
 def number(value: Wild) -> Decimal | None:
     """Read a number or a string like ``$0.9`` or ``1,200.00``; ``None`` unless it is finite.
 
@@ -126,6 +163,7 @@ def number(value: Wild) -> Decimal | None:
     return exact or Decimal(0)
 
 
+@_known
 def rate(value: Wild) -> Decimal | None:
     """Read a rate: never negative, exact to its fifteenth decimal; ``None`` when it is none."""
     exact = number(value)
@@ -143,6 +181,7 @@ def whole(value: Wild) -> int | None:
     return None if exact is None else int(exact.quantize(Decimal(1), ROUND_FLOOR, _WIDE))
 
 
+@_known
 def count(value: Wild) -> int | None:
     """Read a count of something that can't be fewer than none."""
     counted = whole(value)
@@ -168,8 +207,11 @@ def _millionths(value: Wild, rounding: str) -> int | None:
     return micros if abs(micros) <= MOST else None
 
 
+@_known
 def flag(value: Wild) -> bool | None:
     """Read ``true``, ``1``, ``"1"``, ``"true"`` and their opposites; else ``None``."""
+    if isinstance(value, bool):
+        return value
     word = _word(value)
     if word in _YES:
         return True
@@ -183,6 +225,8 @@ def _word(value: Wild) -> str:
 
 def identity(value: Wild) -> str:
     """Read an id: a positive integer or a short string without spaces or commas; else ``""``."""
+    if type(value) is int and value > 0:
+        return str(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
         return ""
     name = str(value).strip()

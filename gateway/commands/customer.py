@@ -221,6 +221,8 @@ async def _change(name: str, *, json: bool, **fields: object) -> None:
         customer = await _find(store, name)
         if "tier" in fields:
             _tier(config, str(fields["tier"]))
+            if fields["tier"] != customer.tier:
+                fields |= {"tier_before": customer.tier, "tier_at": now()}
         await store.set_customer(customer, msgspec.structs.replace(customer, **fields))
         await announce(store, load_settings(), CUSTOMERS)
         facts = await _facts(store, await _find(store, name), config)
