@@ -54,7 +54,7 @@ class Ids:
         return asyncio.get_running_loop().time() < self._busy_until
 
 
-def unused(ids: Iterable[int], placed: Iterable[Order]) -> Iterable[int]:
+def unused(ids: Iterable[int], placed: Iterable[Order]) -> set[int]:
     """Return those of these ids that no order has got."""
     return set(ids) - {order.id for order in placed}
 

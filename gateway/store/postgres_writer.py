@@ -7,7 +7,7 @@ other: his accounts are locked once for all of it.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Protocol, TypeVar
 
 from gateway.errors import StoreUnavailable
@@ -173,7 +173,7 @@ class Commit:
 
     """
 
-    unused: Iterable[int] = ()
+    unused: Collection[int] = ()
 
     def __init__(self, entries: list[Entry], ids: Ids) -> None:
         self._entries = entries
