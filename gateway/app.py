@@ -25,6 +25,7 @@ from gateway.config import Config
 from gateway.endpoint import App, Endpoint, Receive, Scope, Send
 from gateway.errors import ConfigError, StoreUnavailable
 from gateway.exchange import ExchangeSource
+from gateway.flight import Aloft
 from gateway.follow import Follow
 from gateway.limits import EXCHANGED, Limits
 from gateway.line import Line
@@ -88,7 +89,8 @@ class Gateway:
             cache,
             now,
         )
-        self.orders = Orders(store, self.router, self.shop, promises, following, now)
+        self.aloft: Aloft = before.aloft if before else Aloft()
+        self.orders = Orders(store, self.router, self.shop, promises, following, now, self.aloft)
         self.follow = Follow(
             store, self.router, self.shop, cache, following, promises.answer_within, now
         )

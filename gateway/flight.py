@@ -13,8 +13,6 @@ class Flight:
     Attributes:
         sender: the mark by which this flight knows the order for its own.
         answered: the customer has the order's id, whatever comes; so the order may wait longer.
-        deciding: a refusal is on its way into the store; from then on the customer waits for it,
-            so that he never gets an id for an order that was just refused.
         waiting: it waits for a place, and nothing is lost if it is stopped.
         place: room for its call.
         not_after: when, on the event loop's clock, it is too late to write what was marked.
@@ -27,7 +25,6 @@ class Flight:
     def __init__(self, *, answered: bool = False) -> None:
         self.sender = secrets.token_hex(8)
         self.answered = answered
-        self.deciding = False
         self.waiting = False
         self.place: Place | None = None
         self.not_after = 0.0
@@ -72,3 +69,18 @@ class Flight:
         if self._line:
             self._line.unreserve(self._cost, taken=taken)
             self._line = None
+
+
+class Aloft:
+    """What this process has under way; it outlasts a change of the owner's file.
+
+    Attributes:
+        flights: by the ids of the orders.
+        unsure: marks of orders that were not sent, and of which nobody knows if they were written,
+            and since when.
+
+    """
+
+    def __init__(self) -> None:
+        self.flights: dict[int, Flight] = {}
+        self.unsure: dict[str, int] = {}

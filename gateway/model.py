@@ -234,7 +234,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         attempt: the number of the attempt under way, or of the last.
         attempt_at: when that attempt was marked; not a byte of it is written earlier. Before the
             first, when whoever placed it began to wait for a place.
-        capped: it counts against its customer's daily cap.
+        capped: it counts against its customer's daily cap, as soon as he has one.
         reported_at: when the provider was asked for what is known of it.
         queued_at: since when it waits for a route.
         sender: a random mark of whoever makes that attempt, or places the order, so that he

@@ -15,8 +15,8 @@ import structlog
 from gateway import money, order_form, transitions
 from gateway.catalog import Shop
 from gateway.config import Orders as Promises
-from gateway.errors import CustomerError, ErrorText
-from gateway.flight import Flight
+from gateway.errors import CustomerError, ErrorText, StoreUnavailable
+from gateway.flight import Aloft, Flight
 from gateway.model import Customer, Order, State
 from gateway.router import Router
 from gateway.sending import UNDER_WAY, Sender
@@ -53,15 +53,15 @@ class Orders:
         promises: Promises,
         following: Following,
         now: Callable[[], int],
+        aloft: Aloft,
     ) -> None:
         self._store = store
         self._router = router
         self._shop = shop
         self._promises = promises
         self._now = now
-        self._sender = Sender(store, router, promises, following, now, shop.latest)
-        # Marks of orders that were not sent, and of which nobody knows if they were written.
-        self._unsure: dict[str, int] = {}
+        self._sender = Sender(store, router, promises, following, now, shop.latest, aloft)
+        self._unsure = aloft.unsure
 
     # --- placed ---------------------------------------------------------------------------
 
@@ -92,7 +92,7 @@ class Orders:
             size=form.size,
             charge=charge,
             currency=self._shop.currency,
-            capped=customer.daily_cap is not None,
+            capped=True,
         )
         # An order that has a place at its provider is marked as being sent in the same commit;
         # one that has to wait for a place is with nobody, and says so.
@@ -106,10 +106,7 @@ class Orders:
                 return placed.order.id
             return await self._repeated(customer, claim, placed.order, deadline)
         flight = self._sender.launch(flight, placed.order, choices)
-        order = await self._landed(flight, deadline)
-        if order.state is State.FAILED and not flight.answered:
-            raise CustomerError(ErrorText(order.error))
-        return order.id
+        return await self._answer(customer, claim, await self._landed(flight, deadline))
 
     async def _write(
         self,
@@ -165,14 +162,7 @@ class Orders:
         """Wait for a flight's end until the deadline; after it the order goes on without us."""
         left = deadline - asyncio.get_running_loop().time()
         await asyncio.wait({flight.task}, timeout=max(left, 0))
-        if not flight.task.done():
-            if not flight.deciding:
-                flight.answered = True
-                return flight.order
-            await asyncio.wait({flight.task})
-        if flight.task.exception():
-            # The order stands and may be taken: an error would make its customer order again.
-            flight.answered = True
+        if not flight.task.done() or flight.task.cancelled() or flight.task.exception():
             return flight.order
         return flight.task.result()
 
@@ -180,21 +170,45 @@ class Orders:
         self, customer: Customer, claim: Claim, order: Order, deadline: float
     ) -> int:
         """Answer a repeat as the first one is answered, also when another process sends it."""
-        if flight := self._sender.flights.get(order.id):
-            order = await self._landed(flight, deadline)
         loop = asyncio.get_running_loop()
         waits = {State.SENDING} if self._promises.unavailable == "queue" else UNDER_WAY
-        while order.state in waits and loop.time() < deadline:
+        while loop.time() < deadline:
+            if flight := self._sender.flights.get(order.id):
+                order = await self._landed(flight, deadline)
+                break
+            if order.state not in waits:
+                break
             await asyncio.sleep(SECOND_LOOK)
             order = (await self._store.orders([order.id]))[order.id]
-        if order.state in UNDER_WAY and order.id not in self._sender.flights:
-            # Whoever sends it has to know that a refusal comes too late to be heard.
-            (said,) = await self._store.advance([Step(order.id, transitions.told(self._now()))])
+        return await self._answer(customer, claim, order)
+
+    async def _answer(self, customer: Customer, claim: Claim | None, order: Order) -> int:
+        """Return an order's id, or raise what came of it.
+
+        Of one that is still under way the id is told for good first: whoever is about to write a
+        refusal finds that out in the same place, and keeps the key; or his refusal was first, and
+        is what is heard. An order without that would make its customer order again, so no trouble
+        with the database is an answer.
+        """
+        if order.state in UNDER_WAY:
+            if flight := self._sender.flights.get(order.id):
+                flight.answered = True
+            try:
+                (said,) = await self._store.advance([Step(order.id, transitions.told(self._now()))])
+            except StoreUnavailable:
+                return order.id
             order = said if isinstance(said, Order) else order
-        # A claim is freed when the first one was told of a refusal; else he has got the id.
-        if order.state is State.FAILED and not await self._store.claimed(customer.id, claim):
+        if order.state is State.FAILED and not await self._keeps(customer, claim, order):
             raise CustomerError(ErrorText(order.error))
         return order.id
+
+    async def _keeps(self, customer: Customer, claim: Claim | None, order: Order) -> bool:
+        """Tell whether a failed order still has its key, since somebody was given its id."""
+        if claim is None:
+            return False
+        same = msgspec.structs.replace(claim, reject=False)
+        standing = await self._store.claimed(customer.id, same)
+        return isinstance(standing, Order) and standing.id == order.id
 
     # --- from the queue -------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from gateway.errors import (
     Unreachable,
     Unsupported,
 )
-from gateway.flight import Flight
+from gateway.flight import Aloft, Flight
 from gateway.model import Order, State
 from gateway.router import Router
 from gateway.store import Step, Store, Transition
@@ -69,7 +69,8 @@ class Sender:
     """Sends orders, each in a task of its own.
 
     Attributes:
-        flights: the orders under way in this process, by their ids.
+        flights: the orders under way in this process, by their ids, also those that a gateway by
+            another file has sent.
 
     ``latest`` says what a route of an order is by now, and ``None`` where it would be a loss.
 
@@ -83,8 +84,10 @@ class Sender:
         following: Following,
         now: Callable[[], int],
         latest: Callable[[Order, Choice], Choice | None],
+        aloft: Aloft,
     ) -> None:
-        self.flights: dict[int, Flight] = {}
+        self.flights = aloft.flights
+        self._launched: set[Flight] = set()
         self._store = store
         self._router = router
         self._promises = promises
@@ -110,12 +113,15 @@ class Sender:
         flight.order = order
         self.flights[order.id] = flight
         flight.task = asyncio.create_task(self._send(flight, choices), name=f"order {order.id}")
-        flight.task.add_done_callback(partial(self._ended, order.id))
+        flight.task.add_done_callback(partial(self._ended, flight))
+        self._launched.add(flight)
         return flight
 
-    def _ended(self, order: int, task: asyncio.Task[Order]) -> None:
+    def _ended(self, flight: Flight, task: asyncio.Task[Order]) -> None:
         """Forget a flight; whatever broke it off is told, though nobody may wait for it."""
+        order = flight.order.id
         del self.flights[order]
+        self._launched.discard(flight)
         if not task.cancelled() and (failure := task.exception()):
             log.error("an order's sending broke off", order=order, exc_info=failure)
 
@@ -176,7 +182,6 @@ class Sender:
         """
         if flight.answered or self._promises.unavailable == "queue":
             return order
-        flight.deciding = True
         change = transitions.given_up(
             words, ErrorText.UNAVAILABLE, self._now(), late=False, unheard=order.version
         )
@@ -230,7 +235,7 @@ class Sender:
             flight.turn_away(taken=True)
             now = self._now()
             return transitions.accepted(upstream_id, attempt, now, self._following), upstream_id
-        unheard = order.version if flight.deciding else None
+        unheard = None if flight.answered else order.version
         change = transitions.refused(kind, words, attempt, self._now(), then=then, unheard=unheard)
         return change, ""
 
@@ -246,7 +251,6 @@ class Sender:
             return rest[0] if flight.place else None
         if after.later and self._promises.unavailable == "queue":
             return None
-        flight.deciding = not flight.answered
         return text
 
     async def _decide(
@@ -271,10 +275,10 @@ class Sender:
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109  # a limit, not a failure
         """Wait for the orders under way; returns how many are still unanswered."""
-        for flight in self.flights.values():
+        for flight in self._launched:
             if flight.answered and flight.waiting:
                 flight.task.cancel()  # it is with nobody, and stays queued
-        tasks: set[asyncio.Task[Any]] = {flight.task for flight in self.flights.values()}
+        tasks: set[asyncio.Task[Any]] = {flight.task for flight in self._launched}
         if tasks:
             _, tasks = await asyncio.wait(tasks, timeout=timeout)
         return len(tasks)

@@ -368,6 +368,17 @@ async def test_a_cap_that_is_just_reached_is_kept(tmp_path: Path) -> None:
         assert NO_FUNDS == await one.add(quantity=50)
 
 
+async def test_a_cap_that_is_set_in_the_middle_of_a_day_is_for_the_whole_day(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as one:
+        await one.add()
+        await limit(one, daily_cap=180_000)
+
+        assert {"order": 2} == await one.add()
+        assert NO_FUNDS == await one.add()
+
+
 async def test_what_fails_is_given_back_to_the_day(tmp_path: Path) -> None:
     answers: list[object] = [{"error": "Bad link"}] * 5
     panel = Panel(add=lambda _: answers.pop() if answers else {"order": 9})

@@ -287,7 +287,8 @@ async def test_an_order_whose_commit_was_not_answered_is_taken_back(
             place.leave()
         line.health.failures = 0
 
-        assert 1 == await one.gateway.orders.take_back()
+        after_a_change = await one.gateway.changed(one.gateway.config)
+        assert 1 == await after_a_change.orders.take_back()
         assert 0 == await one.gateway.orders.take_back()
         await one.gateway.orders.dispatch()
         order = await one.order(written.id)
