@@ -78,7 +78,7 @@ class Gateway:
         self.router: Router = Router(config.providers, upstream, now, lines)
         self.limits = Limits(config.limits)
         self.shop: Shop = Shop(config, store, self.router, now, before.shop if before else None)
-        self.listing = Listing(config, store, self.shop, now)
+        self.listing = Listing(config, store, self.shop, cache, now)
         self.sync = Sync(
             config,
             store,

@@ -34,7 +34,14 @@ _log = structlog.get_logger()
 
 
 class Cache(Protocol):
-    """Bytes under text keys, for a time. Nothing here raises on account of the cache."""
+    """Bytes under text keys, for a time. Nothing here raises on account of the cache.
+
+    Attributes:
+        shared: other processes see what is put here.
+
+    """
+
+    shared: bool
 
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return what is known of each key, in their order; ``None`` is a miss."""
@@ -94,6 +101,8 @@ class MemoryCache:
         clock: seconds, monotonic.
 
     """
+
+    shared = False
 
     def __init__(
         self, capacity: int = CAPACITY, clock: Callable[[], float] = time.monotonic
@@ -183,6 +192,8 @@ class RedisCache:
         failures: how often Redis has failed us so far.
 
     """
+
+    shared = True
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
 """The list of services as customers get it: written out once, compressed once, served as bytes.
 
 A list is made for each price group and each edition of the catalog, off the event loop; whoever
-asks for one that is being made waits for the same. Parts of it are cut out of its bytes.
+asks for one that is being made waits for the same, and other processes find it in the cache that
+they share. Parts of it are cut out of its bytes.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ import msgspec
 import zstandard
 
 from gateway import money
+from gateway.cache import Cache
 from gateway.catalog import Shop
 from gateway.config import Config
 from gateway.errors import CustomerError, ErrorText
@@ -39,6 +41,8 @@ OF_A_PART = ("gzip",)
 SLACK = 60_000
 """Milliseconds by which a change may be in force later than it was seen."""
 MOST_IDS = 1000
+KEPT = 3600.0
+"""Seconds for which other processes find a list."""
 _encode = msgspec.json.encode
 
 
@@ -90,10 +94,13 @@ class Part(msgspec.Struct, frozen=True):
 class Listing:
     """The lists of the catalog in force."""
 
-    def __init__(self, config: Config, store: Store, shop: Shop, now: Callable[[], int]) -> None:
+    def __init__(
+        self, config: Config, store: Store, shop: Shop, cache: Cache, now: Callable[[], int]
+    ) -> None:
         self._config = config
         self._store = store
         self._shop = shop
+        self._cache = cache
         self._begun_at = now()
         self._edition: str | None = None
         self._lists: dict[str, asyncio.Task[Rendered]] = {}
@@ -126,9 +133,22 @@ class Listing:
             self._edition, self._lists = catalog.edition, {}
         task = self._lists.get(group)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
-            making = offload(partial(render, catalog, group), len(catalog.services))
-            task = self._lists[group] = asyncio.create_task(making)
+            task = self._lists[group] = asyncio.create_task(self._make(catalog, group))
         return task
+
+    async def _make(self, catalog: Catalog, group: str) -> Rendered:
+        """Write out a list, unless another process has done it already."""
+        many = len(catalog.services)
+        if not self._cache.shared:
+            return await offload(partial(render, catalog, group), many)
+        key = f"services/{catalog.edition}/{group}"
+        (kept,) = await self._cache.get([key])
+        found = await offload(partial(_unpacked, kept), many) if kept else None
+        if found is None or len(found.ends) != many:
+            found = await offload(partial(render, catalog, group), many)
+            packed = await offload(partial(_packed, found), many)
+            await self._cache.put({key: packed}, KEPT)
+        return found
 
     async def _changed(self, since: int) -> set[tuple[str, str]] | None:
         """Return which providers' services have changed; ``None``: any may have.
@@ -167,6 +187,38 @@ def render(catalog: Catalog, tier: str) -> Rendered:
     return Rendered(_body(rows, CODINGS), ends)
 
 
+class _Packed(msgspec.Struct, array_like=True):
+    """A list in the cache: compressed once, for whoever takes it up as well as for customers."""
+
+    plain: bytes
+    compressed: dict[str, bytes]
+    digest: str
+    ends: bytes
+
+
+def _packed(rendered: Rendered) -> bytes:
+    body = rendered.body
+    plain = b"" if "zstd" in body.compressed else body.plain
+    ends = rendered.ends.tobytes()
+    return msgspec.msgpack.encode(_Packed(plain, dict(body.compressed), body.digest, ends))
+
+
+def _unpacked(kept: bytes) -> Rendered | None:
+    """Return a list from the cache; ``None`` for what is not whole."""
+    try:
+        found = msgspec.msgpack.decode(kept, type=_Packed)
+        if coded := found.compressed.get("zstd"):
+            found.plain = zstandard.ZstdDecompressor().decompress(coded)
+    except (msgspec.MsgspecError, zstandard.ZstdError):
+        return None
+    body = Body(found.plain, found.compressed, found.digest)
+    return Rendered(body, array("Q", found.ends)) if _digest(body.plain) == body.digest else None
+
+
+def _digest(plain: bytes) -> str:
+    return hashlib.sha256(plain).hexdigest()[:32]
+
+
 def _rows(rendered: Rendered, chosen: Sequence[bool]) -> list[bytes]:
     starts = (0, *rendered.ends[:-1])
     whole = rendered.body.plain
@@ -181,7 +233,7 @@ def _body(rows: Sequence[bytes], codings: Iterable[str]) -> Body:
     plain = b"[" + b",".join(rows) + b"]"
     worth_it = len(plain) >= WORTH_IT
     compressed = {coding: CODINGS[coding](plain) for coding in codings if worth_it}
-    return Body(plain, compressed, hashlib.sha256(plain).hexdigest()[:32])
+    return Body(plain, compressed, _digest(plain))
 
 
 def _row(service: Service, tier: str) -> dict[str, object]:

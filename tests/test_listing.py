@@ -11,7 +11,9 @@ import httpx
 import pytest
 import zstandard
 
-from gateway.listing import CODINGS, chosen, part
+from gateway.cache import RedisCache
+from gateway.listing import CODINGS, Listing, chosen, part
+from redistmp import redis
 from world import ROWS, YAML, Panel, World, world
 
 MANY = [
@@ -259,3 +261,32 @@ async def test_a_route_that_is_gone_has_changed_the_service(tmp_path: Path) -> N
         answer = (await ask(one, changed_since=since)).json()
 
         assert ["Followers 2"] == [row["name"] for row in answer]
+
+
+# --- shared ---------------------------------------------------------------------------------------
+
+
+async def test_another_process_takes_a_list_from_the_cache_that_they_share(tmp_path: Path) -> None:
+    """Whole and compressed; what is not whole there is made again."""
+    with redis() as url:
+        async with world(tmp_path, SELLS_MANY, p=Panel(services=MANY)) as one:
+            gateway = one.gateway
+            cache = RedisCache(url)
+
+            def another() -> Listing:
+                return Listing(gateway.config, gateway.store, gateway.shop, cache, gateway.now)
+
+            plain, gold = [await another().listed(group) for group in ("", "gold")]
+            keys = [f"services/{gateway.shop.catalog.edition}/{group}" for group in ("", "gold")]
+            kept = [one for one in await cache.get(keys) if one]
+            assert 2 == len(kept)
+
+            await cache.put(dict(zip(keys, reversed(kept), strict=True)), 60)
+            assert [gold, plain] == [await another().listed(group) for group in ("", "gold")]
+            flipped = kept[0][:60] + bytes([kept[0][60] ^ 1]) + kept[0][61:]
+            for broken in (b"no list", kept[0][:-9], flipped):
+                await cache.put({keys[0]: broken}, 60)
+                assert plain == await another().listed("")
+            cut = await another().listed("", part({"ids": "103,107"}))
+            assert [103, 107] == [row["service"] for row in json.loads(cut.plain)]
+            await cache.aclose()
