@@ -20,7 +20,8 @@ from gateway.errors import ErrorText, LeaseLost
 from gateway.model import Order, State, Status
 from gateway.money import Money
 from gateway.store import Change, Failure, Placed, Placement, Step, Store
-from gateway.store.postgres import QUIET, PostgresStore
+from gateway.store.postgres import PATIENCE, QUIET, Links, PostgresStore
+from gateway.store.postgres_writer import Writer
 from test_postgres_faults import Cut
 
 MILLION = 1_000_000
@@ -321,6 +322,18 @@ async def test_an_order_after_a_quiet_time_is_not_lost_with_a_connection_that_is
     ending.join()  # so that this loop hears nothing of it meanwhile
 
     assert State.SENDING is (await order(store, placement(ann))).state
+
+
+async def test_who_comes_in_the_moment_in_which_a_lane_ends_is_not_forgotten(
+    store: Store, url: str
+) -> None:
+    ann = await _regular(store)
+    lanes = Links(url, 1, PATIENCE)
+    writer = Writer(lanes, 1)
+    async with asyncio.timeout(PATIENCE / 1000):
+        for _ in range(3):
+            await writer.do([placement(ann)])
+    await lanes.close()
 
 
 async def test_text_with_a_nul_is_kept_without_it(store: Store) -> None:

@@ -94,9 +94,7 @@ class Writer:
             return future
         self._waiting.append((Entry(items, under), future))
         if len(self._running) < self._many:
-            lane = asyncio.create_task(self._run())
-            self._running.add(lane)
-            lane.add_done_callback(self._running.discard)
+            self._running.add(asyncio.create_task(self._run()))
         return future
 
     async def close(self) -> None:
@@ -106,9 +104,14 @@ class Writer:
             await asyncio.wait(self._running)
 
     async def _run(self) -> None:
-        while batch := self._take():
-            if batch := await self._try(batch):
-                self._tell(batch, await self._commit([entry for entry, _ in batch]))
+        lane = asyncio.current_task()
+        try:
+            while batch := self._take():
+                if batch := await self._try(batch):
+                    self._tell(batch, await self._commit([entry for entry, _ in batch]))
+        finally:
+            # At once: whoever comes in the moment in which it ends would wait for it in vain.
+            self._running.discard(lane)
 
     async def _try(self, batch: list[Waiting]) -> list[Waiting]:
         """Write what can be written without a lock; returns what is left to do."""
