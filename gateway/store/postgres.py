@@ -24,7 +24,7 @@ from gateway.store.postgres_loading import PostgresLoading
 from gateway.store.postgres_offers import PostgresOffers
 from gateway.store.postgres_orders import PostgresOrders
 from gateway.store.postgres_providers import PostgresProviders
-from gateway.store.postgres_rows import Connection, Refused, Row
+from gateway.store.postgres_rows import Connection, Row
 from gateway.store.postgres_schema import bring_up_to_date
 from gateway.store.postgres_snapshot import PostgresSnapshot
 from gateway.store.postgres_writer import Writer
@@ -137,10 +137,10 @@ class Links:
         return await self.use(run)
 
     async def at_once(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Do this in statements that commit themselves.
+        """Do this in statements that commit themselves; what the server refuses, it raises.
 
-        Raises ``Refused`` when the server said no, and ``StoreUnavailable`` when it said nothing:
-        then nobody knows what it has done, as after the answer to a commit was lost.
+        Where it says nothing, nobody knows what it has done, as when the answer to a commit is
+        lost: that is ``StoreUnavailable``.
         """
         try:
             async with (
@@ -148,13 +148,12 @@ class Links:
                 self._places,
                 self._one(sure=True) as db,
             ):
-                try:
-                    return await work(db)
-                except (asyncpg.PostgresError, ValueError) as error:
-                    if isinstance(error, _GONE) and not isinstance(error, _OURS):
-                        raise
-                    raise Refused from error
+                return await work(db)
+        except _OURS:
+            raise
         except _DRIVERS as error:
+            if isinstance(error, asyncpg.PostgresError) and not isinstance(error, _GONE):
+                raise
             raise _unavailable(error) from error
 
     async def use(

@@ -28,10 +28,6 @@ _READ = {"bytea": "decode({}, 'base64')", "text": "{}"}
 """How a column is read of what JSON makes of it, where a cast is not all."""
 
 
-class Refused(Exception):  # on its way to another try
-    """The server wrote nothing: something is not as it was believed to be."""
-
-
 def types(kind: type[msgspec.Struct]) -> dict[str, str]:
     """Return the columns of what is kept in a table, with their types."""
     hints = get_type_hints(kind)

@@ -1,8 +1,9 @@
 """Orders and money on PostgreSQL, committed together as they arrive together.
 
 While a commit is under way the next operations gather; nobody waits for a timer, and an operation
-that arrives alone is committed at once. One customer who places everything is a list like any
-other: his accounts are locked once for all of it.
+that arrives alone is committed at once. All that can be is written in one statement, see
+``postgres_optimistic``, and the rest of a list in one transaction. One customer who places
+everything is a list like any other: each of his accounts is written once for all of it.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from gateway.model import Kind, Order, Transfer
 from gateway.store import Lease, Placement, Step
 from gateway.store.page import Entry, Found, Made, Needs, work_out
 from gateway.store.postgres_optimistic import Attempt, Ids, Memory, draw, unused
-from gateway.store.postgres_rows import Connection, Refused, plain, select
+from gateway.store.postgres_rows import Connection, plain, select
 from gateway.store.postgres_sets import GATES, sets
 from gateway.store.rows import from_row
 
@@ -67,7 +68,10 @@ class Lanes(Protocol):
         ...
 
     async def at_once(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Do this in statements that commit themselves; raises ``Refused``."""
+        """Do this in statements that commit themselves.
+
+        Unless it raises ``StoreUnavailable``, nothing was written when it raises.
+        """
         ...
 
 
@@ -120,12 +124,12 @@ class Writer:
             return batch
         try:
             outcomes = await self._lanes.at_once(attempt)
-        except Refused:
-            attempt.give_up()
-            return batch
         except StoreUnavailable as error:
             self._tell(batch, [error] * len(batch))
             return []
+        except Exception:  # noqa: BLE001  # if it is more than that, it will come up again
+            attempt.give_up()
+            return batch
         self._tell([batch[place] for place in outcomes], list(outcomes.values()))
         return [one for place, one in enumerate(batch) if place not in outcomes]
 
