@@ -8,6 +8,7 @@ websockets, no TLS and no log of requests: what stands before a gateway has them
 
 import asyncio
 import contextvars
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http import HTTPStatus
@@ -32,6 +33,9 @@ LARGEST_HEAD = 64 * 1024
 _FIRST_LINES = {one.value: f"HTTP/1.1 {one} {one.phrase}".encode() for one in HTTPStatus}
 _BODILESS = frozenset({204, 304})
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+# The parser takes the body of whoever would rather speak HTTP/2 for that: he is asked nothing.
+_UPGRADE = re.compile(rb"\A((?:(?!\r\n\r\n).)*?\r\n)(upgrade[ \t]*:)", re.DOTALL | re.IGNORECASE)
 
 log = structlog.get_logger()
 
@@ -87,6 +91,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on."""
+        if self._between and b"pgrade" in data:
+            data = _UPGRADE.sub(rb"\1x-\2", data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:

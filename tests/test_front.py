@@ -214,15 +214,33 @@ async def test_an_answer_is_one_write() -> None:
 
 
 async def test_who_wants_another_protocol_is_answered_in_this_one() -> None:
-    """And starts anew: what he says next may be anything."""
+    """With the body that he has sent, and again; what is no HTTP is told so."""
+    wish = (
+        b"POST /a HTTP/1.1\r\nconnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        b"content-length: 12\r\n\r\nupgrade: yes"
+    )
+    async with house(echo) as one, one.line() as line:
+        await line.say(wish)
+        first = await line.heard()
+        await line.say(wish)
+
+        assert b"['POST', '/a'" in first
+        assert b"upgrade: yes" in first
+        assert first == await line.heard()
+        await line.say(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert b"Bad Request" == (await line.rest())[-11:]
+
+
+async def test_a_wish_for_another_protocol_in_two_pieces_ends_the_connection() -> None:
     wish = b"GET /a HTTP/1.1\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
     async with house(echo) as one, one.line() as line:
-        await line.say(wish + b"PRI * HTTP/2.0")
+        await line.say(wish[:45])
+        await asyncio.sleep(0.05)
+        await line.say(wish[45:] + b"PRI * HTTP/2.0")
         heard = await line.rest()
 
         assert heard.startswith(b"HTTP/1.1 200 OK\r\n")
         assert b"connection: close" in heard
-        assert b"['GET', '/a'" in heard
 
 
 async def test_garbage_is_refused_after_what_was_asked_before_it() -> None:
