@@ -1,9 +1,10 @@
 """Unknown orders, settled by what can be seen: the provider's balance, and ids that nobody claims.
 
-Every look at a provider's balance is remembered. While an order is unknown there, everything that
-the provider may have refunded is asked for after each look, so that ``evidence`` can tell what
-the balance lost. What it finds is shown to the owner, or, where he says ``settle: {mode: auto}``,
-acted on. Nothing here ever sends an order.
+Every look at a provider's balance is remembered. While an order is unknown there, every order that
+is still followed there, however long ago it was settled, is asked for after a look, since any of
+them may have been refunded; where that takes several rounds, that look says nothing before the
+last of them. So ``evidence`` can tell what the balance lost. What it finds is shown to the owner,
+or, where he says ``settle: {mode: auto}``, acted on. Nothing here ever sends an order.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,13 +28,11 @@ from gateway.transitions import HOUR, Following
 log = structlog.get_logger()
 
 MOST_UNKNOWN = 1_000
-"""Unknown orders that are weighed; the oldest, where there are more."""
+"""Orders unknown, or being sent, that are weighed; with more, nothing is concluded."""
 MOST_MOVEMENTS = 5_000
 """Bookings at a provider that are weighed; where more happened, nothing is concluded."""
 MOST_ASKED = 2_000
-"""Orders that are asked for to see what was refunded; with more, nothing is concluded."""
-LATE_REFUND = 24 * HOUR
-"""For how long after an order was settled a refund of it is thought possible, for this purpose."""
+"""Orders that are asked for in a round, to see what was refunded."""
 LOOK_BACK = 24 * HOUR
 """How long before an order was sent a balance may have been seen that it is compared with."""
 FORGOTTEN = 30 * 24 * HOUR
@@ -42,6 +41,7 @@ ROUND = 6
 """Calls, one after the other, that a round of asking for orders takes at the most."""
 WEIGHT = 20
 """Rows of a list that are as much work as an unknown order."""
+TOO_MANY = Finding(Verdict.OPEN, "more orders are unknown there than can be weighed")
 TOO_MUCH = Finding(Verdict.OPEN, "too much happened at this provider since")
 SEARCHED_AGAIN = HOUR
 """After which time ids among which none was found are looked through again."""
@@ -55,11 +55,18 @@ async def weigh(
     """Return what the evidence says of a provider's unknown orders, by their ids."""
     if provider not in providers:
         return {}
-    # In the order in which an order goes through these, so that none slips through between two.
+    first = await store.undecided(State.UNKNOWN, 1, provider=provider)
+    if not first:
+        return {}
+    # The balances first, so that none shows an order that is not among those read later. They are
+    # read in the order in which an order goes through these, so that none slips through.
+    readings = await store.readings(provider, first[0].created_at - LOOK_BACK)
     under_way = await store.undecided(State.SENDING, MOST_UNKNOWN, provider=provider)
     unknown = await store.undecided(State.UNKNOWN, MOST_UNKNOWN, provider=provider)
+    if MOST_UNKNOWN in (len(under_way), len(unknown)):
+        return dict.fromkeys((one.id for one in unknown), TOO_MANY)
     nameless = await store.without_id(provider)
-    case = Case([], unknown, [*under_way, *nameless], [], *_times(providers[provider]))
+    case = Case(readings, unknown, [*under_way, *nameless], [], *_times(providers[provider]))
     found: dict[int, Finding] = {}
     while case.unknown:
         full = await _with_movements(store, provider, case)
@@ -78,7 +85,7 @@ async def weigh(
 async def _with_movements(store: Store, provider: str, case: Case) -> Case | None:
     """Return a case with what was seen and booked around its orders, unless it is too much."""
     oldest = min(one.attempt_at for one in case.unknown)
-    readings = await store.readings(provider, oldest - LOOK_BACK)
+    readings = [one for one in case.readings if one.asked_at >= oldest - LOOK_BACK]
     before = [one for one in readings if one.answered_at <= oldest]
     readings = readings[max(len(before) - READINGS, 0) :]
     since = (readings[0].asked_at if readings else oldest) - case.after
@@ -109,6 +116,7 @@ class Settler:
         providers: Mapping[str, Provider],
         following: Following,
         now: Callable[[], int],
+        most_asked: int = MOST_ASKED,
     ) -> None:
         self._store = store
         self._router = router
@@ -116,6 +124,8 @@ class Settler:
         self._providers = providers
         self._following = following
         self._now = now
+        self._most_asked = most_asked
+        self._checking: dict[str, tuple[Reading, int]] = {}  # the last order that was asked for
         self._told: dict[int, Finding] = {}
         self._searched: dict[int, tuple[list[str], int]] = {}
 
@@ -157,20 +167,19 @@ class Settler:
         await self._store.sight([seen])
 
     async def _check(self, reading: Reading, under: Lease | None) -> None:
-        """Ask for all that may have been refunded before a reading, so that it can be explained."""
-        since = self._now() - LATE_REFUND
-        orders = await self._store.followed(reading.provider, since, MOST_ASKED)
-        if len(orders) == MOST_ASKED:
+        """Ask for all that may have been refunded before a reading, so that it can be explained.
+
+        What is too much for one round is asked for in the next ones, before any later reading.
+        """
+        provider = reading.provider
+        reading, last = self._checking.pop(provider, (reading, 0))
+        orders = await self._store.followed(provider, last, self._most_asked)
+        if not await self._follow.ask(provider, orders, under):
             return
-        if await self._follow.ask(reading.provider, orders, under):
-            checked = Reading(
-                reading.provider,
-                reading.asked_at,
-                reading.answered_at,
-                reading.balance,
-                reading.currency,
-                checked=True,
-            )
+        if len(orders) == self._most_asked:
+            self._checking[provider] = reading, orders[-1].id
+        else:
+            checked = msgspec.structs.replace(reading, checked=True)
             await self._store.add_reading(checked, under)
 
     async def _settle(self, provider: str, under: Lease | None) -> None:
@@ -246,12 +255,11 @@ class Settler:
         """Tell whether an id may as well be that of another order whose id is not known."""
         provider = order.provider
         reach = self._providers[provider].settle.probe_ids
-        others = [
-            *await self._store.undecided(State.SENDING, MOST_UNKNOWN, provider=provider),
-            *await self._store.undecided(State.UNKNOWN, MOST_UNKNOWN, provider=provider),
-            *await self._store.without_id(provider),
-        ]
-        for other in others:
+        under_way = await self._store.undecided(State.SENDING, MOST_UNKNOWN, provider=provider)
+        unknown = await self._store.undecided(State.UNKNOWN, MOST_UNKNOWN, provider=provider)
+        if MOST_UNKNOWN in (len(under_way), len(unknown)):
+            return True
+        for other in (*under_way, *unknown, *await self._store.without_id(provider)):
             if other.id != order.id and _fits(other, report):
                 possible = await self._between(other, reach)
                 if not possible or its_id in possible:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from gateway.errors import CallFailed
 from gateway.evidence import Verdict
 from gateway.model import Order, State, Status
 from gateway.money import MILLION
-from gateway.settle import weigh
+from gateway.settle import Settler, weigh
 from gateway.store import Movement, Store
 from world import YAML, Form, Panel, World, world
 
@@ -296,6 +296,61 @@ async def test_an_order_that_was_refunded_meanwhile_does_not_hide_one_that_was_t
         assert State.PLACED is (await one.order(order)).state
 
 
+async def test_a_refund_of_an_order_that_was_settled_long_ago_hides_none_that_was_taken(
+    trade: Open,
+) -> None:
+    """Both cost the same; whatever is still followed is asked for, however old."""
+    async with trade() as one:
+        other = await one.add()
+        one.panel.rows["23501"] |= {"status": "Completed", "remains": "0"}
+        for _ in range(3):
+            await one.one.look()
+        await one.one.gateway.sync.fetch("p")  # of an older catalog nothing is sold
+        await one.look()
+        one.one.clock.forward(MINUTE)
+        order = await one.unknown(taken=True)
+        one.panel.cancel(23501)
+        for _ in range(3):
+            await one.look(10)
+        why = (await one.evidence(order))["why"]
+
+        assert Status.CANCELED is (await one.order(other)).status
+        assert State.UNKNOWN is (await one.order(order)).state
+        assert "fits with this order and without it" in why
+
+
+async def test_a_look_says_nothing_before_all_were_asked_for_however_many_rounds_that_takes(
+    trade: Open,
+) -> None:
+    """The rounds go on where the last one ended, whatever the balance is meanwhile."""
+    async with trade("suggest") as one:
+        orders = [await one.add() for _ in range(4)]
+        gateway = one.one.gateway
+        settler = Settler(
+            *(gateway.store, gateway.router, gateway.follow, gateway.config.providers),
+            *(build.FOLLOWING, one.one.clock),
+            most_asked=2,
+        )
+        await one.unknown(taken=False)
+        asked, checked = [], []
+        for _ in range(4):
+            before = len(one.panel.asked("status"))
+            await settler.look("p")
+            one.one.clock.forward(MINUTE)
+            asked.append([call["orders"] for call in one.panel.asked("status")[before:]])
+            checked.append([one.checked for one in await gateway.store.readings("p", 0)])
+        rounds = [["23501,23502"], ["23503,23504"], []]
+
+        assert [1, 2, 3, 4] == orders
+        assert [*rounds, rounds[0]] == asked
+        assert [
+            [False, False],
+            [False, False, False],
+            [False, True, False, False],
+            [False, True, False, False, False],
+        ] == checked
+
+
 @pytest.mark.parametrize("denied", [True, False])
 async def test_nothing_is_concluded_while_an_order_cannot_be_asked_for(
     trade: Open, denied: bool
@@ -372,14 +427,86 @@ async def test_much_that_happened_since_an_old_order_does_not_hide_a_new_one(
         assert "too much happened" in found[old].why
 
 
-class Few:
-    """A store in which six bookings are as many as are looked at."""
+@pytest.mark.parametrize("state", [State.SENDING, State.UNKNOWN])
+async def test_nothing_is_concluded_where_not_all_that_may_be_missing_are_known(
+    trade: Open, state: State
+) -> None:
+    """As many orders are of that state as are looked at, so there may be more."""
+    async with trade("suggest") as one:
+        order = await one.unknown(taken=False)
+        await one.look(10)
+        await one.look(5)
+        gateway = one.one.gateway
+        every = await weigh(gateway.store, gateway.config.providers, "p")
+        full: Any = Full(gateway.store, state)
+        some = await weigh(full, gateway.config.providers, "p")
+
+        assert Verdict.NOT_PLACED is every[order].verdict
+        assert {(Verdict.OPEN, "more orders are unknown there than can be weighed")} == {
+            (one.verdict, one.why) for one in some.values()
+        }
+
+
+async def test_an_order_sent_while_the_others_are_read_is_not_taken_for_one_of_them(
+    trade: Open,
+) -> None:
+    """No balance is looked at that may show it."""
+    async with trade("suggest") as one:
+        order = await one.unknown(taken=False)
+        gateway = one.one.gateway
+
+        async def sent() -> None:
+            await one.unknown(taken=True)
+            await one.look(10)
+            await one.look(5)
+
+        busy: Any = Busy(gateway.store, sent)
+        found = await weigh(busy, gateway.config.providers, "p")
+
+        assert {order: Verdict.OPEN} == {one: found[one].verdict for one in found}
+
+
+class Wrapped:
+    """A store that is almost as it was."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
+
+
+class Full(Wrapped):
+    """A store with as many orders of one state as are looked at."""
+
+    def __init__(self, store: Store, state: State) -> None:
+        super().__init__(store)
+        self._state = state
+
+    async def undecided(
+        self, state: State, limit: int, *, provider: str = "", after: int = 0
+    ) -> list[Order]:
+        some = await self._store.undecided(State.UNKNOWN, 1)
+        if state is self._state:
+            return some * limit
+        return await self._store.undecided(state, limit, provider=provider, after=after)
+
+
+class Busy(Wrapped):
+    """A store in which something happens when the orders of all states have been read."""
+
+    def __init__(self, store: Store, happen: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(store)
+        self._happen = happen
+
+    async def without_id(self, provider: str) -> list[Order]:
+        found = await self._store.without_id(provider)
+        await self._happen()
+        return found
+
+
+class Few(Wrapped):
+    """A store in which six bookings are as many as are looked at."""
 
     async def movements(self, provider: str, since: int, limit: int) -> list[Movement]:
         found = await self._store.movements(provider, since, limit)

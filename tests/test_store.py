@@ -673,6 +673,22 @@ async def test_what_is_due_is_known_by_provider_and_time(store: Store) -> None:
     assert [other.id] == [one.id for one in await store.claim_due("beta", now, 10, lambda _: None)]
 
 
+async def test_a_providers_followed_orders_are_read_by_their_ids(store: Store) -> None:
+    """A part at a time, in the order of their ids, until they are never asked for again."""
+    ann = await customer(store, credit=50 * MILLION)
+    routes = [build.choice(name) for name in ("alpha", "alpha", "alpha", "beta", "alpha")]
+    orders = [await order(store, placement(ann.id, route=route)) for route in routes]
+    for one in reversed(orders[:4]):
+        await advance(store, one.id, build.accepted(f"{one.id}", at=AT - one.id))
+    first = await store.followed("alpha", 0, 2)
+    then = await store.followed("alpha", first[-1].id, 2)
+    await store.claim_due("alpha", AT + build.FOLLOWING.every, 10, lambda _: None)
+
+    assert [orders[0].id, orders[1].id] == [one.id for one in first]
+    assert [orders[2].id] == [one.id for one in then]
+    assert [] == await store.followed("alpha", 0, 2)
+
+
 # --- refills -------------------------------------------------------------------------------------
 
 

@@ -116,7 +116,7 @@ class Reading(msgspec.Struct, frozen=True):
     Attributes:
         asked_at, answered_at: the balance was that at some moment between these.
         balance: in millionths of ``currency``.
-        checked: every order that it may have refunded by then was asked for afterwards.
+        checked: every order that was still followed then has been asked for afterwards.
 
     """
 
@@ -282,8 +282,8 @@ class Store(Imports, Offers, Protocol):
         """Return orders in a state before ``placed``, oldest first, with ids above ``after``."""
         ...
 
-    async def followed(self, provider: str, settled_since: int, limit: int) -> list[Order]:
-        """Return a provider's orders that are not settled, or were not before that time."""
+    async def followed(self, provider: str, after: int, limit: int) -> list[Order]:
+        """Return a provider's orders that are still asked for, oldest first, above an id."""
         ...
 
     async def without_id(self, provider: str) -> list[Order]:
