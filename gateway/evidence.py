@@ -26,7 +26,7 @@ from itertools import product
 import msgspec
 
 from gateway import ledger, money
-from gateway.model import Code, Order, Status
+from gateway.model import Code, Order, State, Status
 from gateway.order_types import SUBSCRIPTIONS
 from gateway.store import Movement, Reading
 
@@ -65,7 +65,7 @@ class Case(msgspec.Struct, frozen=True):
     Attributes:
         unknown: the orders to judge.
         unfollowed: others that it may have taken, and that no report tells of: being sent at
-            this moment, taken after they were given up, or placed under an id nobody knows.
+            this moment, given up though it gave an id, or placed under an id nobody knows.
         movements: what was booked, oldest first, since ``after`` before the first reading.
         after: milliseconds by which its balance surely shows what it has taken.
         within: milliseconds that a report may be old when it is written down.
@@ -362,12 +362,17 @@ def _known(case: Case, nobody_knows: Iterable[int], step: int) -> Iterator[_Move
         booked = movement.transfer
         if movement.order is None:
             yield _certain(-booked.amount, (booked.at - BOOKED_LATE, booked.at + case.after))
-        elif movement.order.id not in nobody_knows:
+        elif movement.order.id not in nobody_knows and _is_there(movement.order, booked.owner):
             orders.setdefault(movement.order.id, []).append(movement)
     for movements in orders.values():
         (order, *_) = (one.order for one in movements if one.order)
         followed = _posts if order.type == SUBSCRIPTIONS else _followed
         yield from followed(case, order, movements, step)
+
+
+def _is_there(order: Order, provider: str) -> bool:
+    """Tell whether a provider has an order; else all that was booked of it is booked back."""
+    return order.state is State.PLACED and order.provider == provider
 
 
 def _posts(case: Case, order: Order, movements: Iterable[Movement], step: int) -> Iterator[_Move]:

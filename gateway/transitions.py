@@ -11,16 +11,7 @@ import msgspec
 
 from gateway import ledger
 from gateway.errors import ErrorText
-from gateway.model import (
-    SETTLED,
-    Cancel,
-    Event,
-    Offer,
-    Order,
-    Report,
-    State,
-    Status,
-)
+from gateway.model import SETTLED, Cancel, Event, Offer, Order, Report, State, Status
 from gateway.order_types import SUBSCRIPTIONS
 from gateway.store import Change, Transition
 
@@ -277,23 +268,31 @@ def unknown(words: str, attempt: int, at: int) -> Transition:
 
 
 def settled(
-    upstream_id: str | None, at: int, following: Following, by: str = "owner", why: str = ""
+    upstream_id: str | None,
+    at: int,
+    following: Following,
+    by: str = "owner",
+    why: str = "",
+    *,
+    denied: bool = False,
 ) -> Transition:
     """An unknown order is decided: placed, under this id if it is known, or (``None``) not placed.
 
-    One that was settled as placed without an id gets it the same way.
+    One that was settled as placed without an id gets it the same way. ``denied``: one that is
+    placed and not over ends as not placed, too; it keeps its id, which may have been its own.
     """
 
     def change(order: Order) -> Change | None:
         detail = {"by": by, **_attempt(order, upstream_id or "", why)}
         if upstream_id and awaits_id(order):
             return _placed(order, Event("identified", detail), at, following)
-        if order.state is not State.UNKNOWN:
+        ends = denied and order.state is State.PLACED and cancelable(order)
+        if order.state is not State.UNKNOWN and not ends:
             return None
         if upstream_id is not None:
             return _placed(order, Event("settled as placed", detail), at, following)
         event = Event("settled as not placed", detail)
-        fields = {"state": State.FAILED, "error": ErrorText.UNAVAILABLE}
+        fields = {"state": State.FAILED, "error": ErrorText.UNAVAILABLE, "poll_at": None}
         return _become(order, event, at, fields)
 
     return change

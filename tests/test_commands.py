@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -267,8 +270,6 @@ def test_an_order_can_be_settled_as_placed_before_its_id_is_known(run: Run) -> N
     assert "--upstream THEIR_ID" in settled["evidence"]["decide"]
     again = run("order", "settle", "1", "--placed")
     assert (1, True) == (again.exit_code, "only unknown orders" in again.output)
-    refused = run("order", "settle", "1", "--not-placed")
-    assert 1 == refused.exit_code
 
     assert 1 == run("order", "settle", "1", "--upstream", "7").exit_code, "it is order 2's"
     named = parsed(run("order", "settle", "1", "--upstream", "8", "--json"))
@@ -280,6 +281,110 @@ def test_an_order_can_be_settled_as_placed_before_its_id_is_known(run: Run) -> N
     assert ["placed", "unknown", "settled as placed", "identified"] == [
         event["what"] for event in named["events"]
     ]
+    assert {"ok": True, "problems": []}.items() <= parsed(run("audit", "--json")).items()
+
+
+@contextmanager
+def answering(folder: Path, answer: object) -> Iterator[None]:
+    """Let the provider answer whatever it is asked with this."""
+
+    class Panel(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Panel) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yaml = YAML.replace("127.0.0.1:1/", f"127.0.0.1:{server.server_port}/")
+        (folder / "providers.yaml").write_text(yaml)
+        yield
+        server.shutdown()
+
+
+def test_a_placed_order_that_its_provider_denies_can_be_ended(run: Run, tmp_path: Path) -> None:
+    """Its money is back by new transfers, and it is neither at risk nor asked for any more."""
+    run("customer", "add", "alice", "--credit", "5")
+    asyncio.run(_two_orders())
+    with answering(tmp_path, {"error": "Incorrect order ID"}):
+        ended = parsed(run("order", "settle", "2", "--not-placed", "--json"))
+    again = run("order", "settle", "2", "--not-placed")
+    sent_again = run("order", "retry", "2")
+
+    assert ("failed", "7", "0.00", None) == tuple(
+        ended[name] for name in ("status", "upstream_id", "charge", "next_look")
+    )
+    assert ["hold", "capture", "cost", "refund", "rebate"] == [
+        one["code"] for one in ended["transfers"]
+    ]
+    assert ("settled as not placed", "owner", "Incorrect order ID") == tuple(
+        ended["events"][-1][name] for name in ("what", "by", "words")
+    )
+    assert "p took it as 7, and here it is given up" == ended["evidence"]["says"]
+    assert ["0.09"] == [one["unsettled"] for one in parsed(run("provider", "list", "--json"))]
+    assert {"ok": True, "problems": []}.items() <= parsed(run("audit", "--json")).items()
+    assert [1, 1] == [again.exit_code, sent_again.exit_code]
+    assert "it may be there twice" in " ".join(sent_again.output.split())
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"status": "In progress", "charge": "0.09"}, "p has it as 7: In progress"),
+        ({"error": "Invalid API key"}, "could not be asked for 7: Invalid API key"),
+        (["what?"], "could not be asked for 7: "),
+    ],
+)
+def test_a_placed_order_that_its_provider_does_not_deny_stays(
+    run: Run, tmp_path: Path, answer: object, said: str
+) -> None:
+    run("customer", "add", "alice", "--credit", "5")
+    asyncio.run(_two_orders())
+    with answering(tmp_path, answer):
+        refused = run("order", "settle", "2", "--not-placed")
+
+    assert (1, True) == (refused.exit_code, said in " ".join(refused.output.split()))
+    assert "placed" == parsed(run("order", "show", "2", "--json"))["state"]
+
+
+def test_of_an_order_whose_provider_is_gone_the_owners_word_is_enough(
+    run: Run, tmp_path: Path
+) -> None:
+    run("customer", "add", "alice", "--credit", "5")
+    asyncio.run(_two_orders())
+    (tmp_path / "providers.yaml").write_text("currency: USD\n")
+
+    assert "failed" == parsed(run("order", "settle", "2", "--not-placed", "--json"))["status"]
+
+
+def test_an_order_that_was_settled_as_placed_by_mistake_can_be_ended(run: Run) -> None:
+    """Till then it says that nobody can be told of the cancel that its customer wants."""
+    run("customer", "add", "alice", "--credit", "5")
+    asyncio.run(_two_orders())
+    run("order", "settle", "1", "--placed")
+    canceled = run("order", "cancel", "1")
+    shown = parsed(run("order", "show", "1", "--json"))
+    ended = parsed(run("order", "settle", "1", "--not-placed", "--json"))
+
+    assert (1, True) == (
+        canceled.exit_code,
+        "p cannot be told" in " ".join(canceled.output.split()),
+    )
+    assert ("wanted", True) == (
+        shown["cancel"],
+        shown["evidence"]["says"].endswith("and p cannot be told that its cancel is wanted"),
+    )
+    assert shown["evidence"]["decide"].endswith("--upstream THEIR_ID, or --not-placed")
+    assert ("failed", None, None) == tuple(
+        ended[name] for name in ("status", "upstream_id", "evidence")
+    )
+    assert "4.90" == parsed(run("customer", "show", "alice", "--json"))["balance"]
     assert {"ok": True, "problems": []}.items() <= parsed(run("audit", "--json")).items()
 
 

@@ -373,6 +373,38 @@ def test_an_order_that_nobody_follows_may_have_come_back(known: str) -> None:
     assert why(account, ours).endswith("which fits with this order and without it")
 
 
+def deny(ours: Ours, at: int) -> None:
+    """Let the owner end an order that its provider denies."""
+    change = transitions.settled(None, START + at, build.FOLLOWING, denied=True)
+    ours.step(change, START + at)
+
+
+def test_an_order_that_was_denied_may_have_come_back(account: Account) -> None:
+    """Its provider gave it an id, and may have given its money back when it forgot it."""
+    other = account.buy(SENT - MINUTE, COST)
+    ours = unknown(account, taken=True)
+    account.ask(*[SENT + MINUTE] * 3)
+    account.refund(other, SENT + 2 * MINUTE)
+    deny(other, SENT + 3 * MINUTE)
+    looks(account, 30, 40)
+
+    assert OPEN == verdict(account, ours)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_an_order_that_was_placed_by_mistake_has_moved_nothing(
+    account: Account, taken: bool
+) -> None:
+    """The owner says so: what was booked of it is booked back, and none of it was ever there."""
+    other = unknown(account, taken=False)
+    ours = unknown(account, 2 * COST, taken=taken, at=SENT + SECOND)
+    account.settle(other, SENT + MINUTE, "")
+    deny(other, SENT + 2 * MINUTE)
+    looks(account, 30, 40)
+
+    assert (PLACED if taken else NOT_PLACED) == verdict(account, ours)
+
+
 @pytest.mark.parametrize("taken", [True, False])
 def test_an_order_that_got_its_id_late_is_reckoned_with(account: Account, taken: bool) -> None:
     other = unknown(account, 2 * COST, taken=True)

@@ -369,6 +369,32 @@ async def test_nothing_is_concluded_while_an_order_cannot_be_asked_for(
         assert (State.UNKNOWN if denied else State.FAILED) is (await one.order(order)).state
 
 
+async def test_an_order_that_its_provider_denies_can_be_ended(trade: Open) -> None:
+    """It is no longer at risk, nor asked for, nor in the way of what the evidence says."""
+    async with trade() as one:
+        other = await one.add()
+        await one.look(10)
+        one.one.clock.forward(MINUTE)
+        order = await one.unknown(taken=False, quantity=300)
+        one.panel.denied.add("23501")
+        await one.look(10)
+        store = one.one.gateway.store
+        before = await store.at_risk()
+        change = transitions.settled(None, one.one.clock(), build.FOLLOWING, denied=True)
+        await one.one.step(other, change)
+        after = await store.at_risk()
+        for _ in range(2):
+            await one.look(5)
+        said = await one.one.api("status", order=other)
+
+        assert [{"p": 4 * COST}, {"p": 3 * COST}] == [before, after]
+        assert 0 == await one.one.look()
+        assert ("Canceled", "0.00") == (said["status"], said["charge"])
+        assert State.FAILED is (await one.order(order)).state
+        assert "100.00" == await one.one.balance()
+        assert [] == await one.one.gateway.store.undecided(State.UNKNOWN, 1)
+
+
 @pytest.mark.parametrize("decided", ["placed", "not placed"])
 async def test_an_order_that_nobody_follows_hides_none_that_was_taken(
     trade: Open, decided: str

@@ -11,7 +11,7 @@ import build
 from build import AT, FOLLOWING
 from gateway import transitions
 from gateway.errors import ErrorText
-from gateway.model import Cancel, Order, Report, State, Status
+from gateway.model import SETTLED, Cancel, Order, Report, State, Status
 from gateway.order_types import SUBSCRIPTIONS
 from gateway.store import Change, Transition
 from gateway.transitions import HOUR, MINUTE
@@ -68,6 +68,7 @@ WAIT = transitions.refused("unreachable", "no", LAST, NOW, then=None)
 UNKNOWN = transitions.unknown("timeout", LAST, NOW)
 SETTLED_PLACED = transitions.settled("9", NOW, FOLLOWING)
 SETTLED_NOT = transitions.settled(None, NOW, FOLLOWING)
+DENIED = transitions.settled(None, NOW, FOLLOWING, why="no such order", denied=True)
 GIVEN_UP = transitions.given_up("no route", ErrorText.UNAVAILABLE, NOW, late=True)
 RETRIED = transitions.retried(NOW)
 SENDING = transitions.sending(build.choice("beta"), NOW)
@@ -89,6 +90,7 @@ STEPS = {
     "unknown": (UNKNOWN, {State.SENDING: State.UNKNOWN}),
     "settled as placed": (SETTLED_PLACED, {State.UNKNOWN: State.PLACED}),
     "settled as not placed": (SETTLED_NOT, {State.UNKNOWN: State.FAILED}),
+    "denied": (DENIED, {State.UNKNOWN: State.FAILED, State.PLACED: State.FAILED}),
     "told": (
         transitions.told(NOW),
         {State.QUEUED: State.QUEUED, State.SENDING: State.SENDING},
@@ -217,6 +219,12 @@ WANTED = example(State.PLACED, cancel=Cancel.WANTED)
             SETTLED_PLACED,
             "identified",
             {"by": "owner", **ATTEMPT, "upstream_id": "9"},
+        ),
+        (
+            example(State.PLACED),
+            DENIED,
+            "settled as not placed",
+            {"by": "owner", **ATTEMPT, "words": "no such order"},
         ),
         (example(State.FAILED), RETRIED, "retried", {"by": "owner"}),
         (example(State.QUEUED), CANCEL, "cancel wanted", {}),
@@ -385,6 +393,39 @@ def test_an_order_settled_as_placed_is_not_settled_again_without_an_id(
 ) -> None:
     """There is nothing new in that."""
     assert transitions.settled(upstream_id, NOW, FOLLOWING)(NAMELESS) is None
+
+
+@pytest.mark.parametrize("order", [NAMELESS, example(State.PLACED, poll_at=NOW)])
+def test_an_order_that_its_provider_denies_ends_and_its_money_is_moved_back(order: Order) -> None:
+    """It keeps the id that it had, and is never asked for again."""
+    change = become(order, DENIED)
+    after = change.order
+
+    assert (State.FAILED, order.upstream_id, None) == (
+        after.state,
+        after.upstream_id,
+        after.poll_at,
+    )
+    assert [("refund", 1_000_000), ("rebate", 400_000)] == [
+        (one.code, one.amount) for one in change.transfers
+    ]
+
+
+def test_a_subscription_that_its_provider_denies_holds_nothing_any_more() -> None:
+    """What its posts cost is refunded, and the rest released."""
+    params = {"max": "100"}
+    order = example(State.PLACED, type=SUBSCRIPTIONS, params=params, posts=4, size=1000)
+    change = become(order, DENIED)
+
+    assert [("release", 600_000), ("refund", 400_000), ("rebate", 160_000)] == [
+        (one.code, one.amount) for one in change.transfers
+    ]
+
+
+@pytest.mark.parametrize("status", sorted(SETTLED))
+def test_an_order_that_is_over_is_not_denied(status: Status) -> None:
+    """Panels forget old orders, which were delivered all the same."""
+    assert DENIED(example(State.PLACED, status=status)) is None
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,14 @@ from gateway.commands.terminal import (
 )
 from gateway.commands.terminal import since as since_
 from gateway.config import Config
+from gateway.errors import Fault
 from gateway.evidence import Verdict
-from gateway.model import Cancel, Event, Order, State, Status, Transfer
+from gateway.model import Cancel, Event, Order, Refusal, Report, State, Status, Transfer
 from gateway.money import text
+from gateway.router import Router
 from gateway.store import Failure, Filter, Step, Store, Transition
 from gateway.transitions import Following
+from gateway.upstream import Upstream
 
 app = typer.Typer(no_args_is_help=True, help="Orders, and what the owner decides about them.")
 
@@ -144,9 +147,11 @@ async def _evidence(store: Store, config: Config, order: Order) -> dict[str, obj
     command = f"gateway order settle {order.id}"
     if transitions.awaits_id(order):
         says = f"{order.provider} has it, under an id that is not known: it is followed no further"
-        return {"says": says, "decide": f"{command} --upstream THEIR_ID"}
+        if order.cancel is Cancel.WANTED:
+            says += f", and {order.provider} cannot be told that its cancel is wanted"
+        return {"says": says, "decide": f"{command} --upstream THEIR_ID, or --not-placed"}
     if order.state is State.FAILED and order.upstream_id:
-        return {"says": f"{order.provider} took it as {order.upstream_id} after it was given up"}
+        return {"says": f"{order.provider} took it as {order.upstream_id}, and here it is given up"}
     if order.state is not State.UNKNOWN:
         return None
     findings = await settle_.weigh(store, config.providers, order.provider)
@@ -248,19 +253,47 @@ async def settle(
     ] = False,
     json: Json = False,  # noqa: FBT002
 ) -> None:
-    """Decide an order whose outcome is not known, or give one that is placed its id."""
+    """Decide an order whose outcome is not known; or name, or end, one that is placed.
+
+    ``--not-placed`` ends one that is placed without an id, or under an id that they deny.
+    """
     if (upstream is not None) + placed + not_placed != 1:
         fail("say one of --upstream THEIR_ID, --placed and --not-placed")
     if upstream is not None and not _UPSTREAM_ID.fullmatch(upstream):
         fail(f"--upstream {upstream}: write the provider's order id, such as 23501")
     async with opened_store() as (store, config):
         order = await _get(store, order_id)
+        denied = not_placed and order.state is State.PLACED and transitions.cancelable(order)
         nameless = upstream is not None and transitions.awaits_id(order)
-        if order.state is not State.UNKNOWN and not nameless:
+        if order.state is not State.UNKNOWN and not (nameless or denied):
             fail(f"order {order_id} is {order.word}; only unknown orders are settled", 1)
         its_id = "" if placed else upstream
-        change = transitions.settled(its_id, now(), _following(config))
+        words = await _denial(config, order) if denied else ""
+        following = _following(config)
+        change = transitions.settled(its_id, now(), following, why=words, denied=denied)
         await _step(store, config, order_id, change, json=json)
+
+
+async def _denial(config: Config, order: Order) -> str:
+    """Return how a provider denies an order; fails the command unless it does.
+
+    Empty where there is nobody to be asked, or no id to ask for: then the owner's word is enough.
+    """
+    if not order.upstream_id or order.provider not in config.providers:
+        return ""
+    upstream = Upstream()
+    try:
+        router = Router(config.providers, upstream, now)
+        found = await router.status(order.provider, [order.upstream_id])
+    finally:
+        await upstream.aclose()
+    said = found.get(order.upstream_id)
+    if isinstance(said, Report):
+        fail(f"{order.provider} has it as {order.upstream_id}: {said.word}", 1)
+    if not isinstance(said, Refusal) or said.fault is not Fault.ORDER:
+        why = said.words if isinstance(said, Refusal) else said or "it left it out"
+        fail(f"{order.provider} could not be asked for {order.upstream_id}: {why}", 1)
+    return said.words
 
 
 async def _step(
@@ -288,6 +321,8 @@ async def cancel(order_id: Id, json: Json = False) -> None:  # noqa: FBT002
     _show(facts, json=json)
     if refusals.get(order_id):
         fail("the provider refused; its words are in the events above", 1)
+    if order.cancel is Cancel.WANTED and transitions.awaits_id(order):
+        fail(f"{order.provider} cannot be told, since its id of the order is not known", 1)
     if order.cancel is Cancel.WANTED:
         fail("the provider has not heard it yet; the background asks again", 1)
 
@@ -302,8 +337,8 @@ async def retry(order_id: Id, json: Json = False) -> None:  # noqa: FBT002
             fail(f"order {order_id} is {order.word}; only failed orders are tried again", 1)
         if order.upstream_id:
             fail(
-                f"order {order_id} was taken by {order.provider} as {order.upstream_id} after it "
-                "was given up; sent again it would be there twice",
+                f"order {order_id} was taken by {order.provider} as {order.upstream_id}, and here "
+                "it is given up; sent again it may be there twice",
                 1,
             )
         await _step(store, config, order_id, transitions.retried(now()), json=json)
