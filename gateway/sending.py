@@ -191,7 +191,8 @@ class Sender:
         """Make one attempt, and write down what it came to."""
         change, upstream_id = await self._attempt(flight, order, choice, rest)
         order = await self._decide(flight, order, change, upstream_id)
-        if upstream_id and order.upstream_id != upstream_id and order.state is not State.UNKNOWN:
+        given_up = order.state is State.FAILED or order.upstream_id != upstream_id
+        if upstream_id and given_up and order.state is not State.UNKNOWN:
             log.error("taken by a provider after it was given up", upstream_id=upstream_id)
         return order
 

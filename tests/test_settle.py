@@ -539,6 +539,49 @@ class Few(Wrapped):
         return found if len(found) < 6 else found[:1] * limit
 
 
+# --- an answer that comes too late --------------------------------------------------------------
+
+
+async def test_the_owner_is_told_when_a_provider_takes_an_order_that_was_given_up(
+    trade: Open,
+) -> None:
+    """Its id is kept, and still it is with them and paid for by nobody."""
+    async with trade() as one:
+        answered = asyncio.Event()
+
+        async def late(form: Form) -> object:
+            await answered.wait()
+            return {"order": one.panel.take(int(form["quantity"]))}
+
+        one.panel.answers["add"] = late
+        adding = asyncio.ensure_future(one.one.add())
+        while not one.panel.asked("add"):
+            await asyncio.sleep(0)
+        at = one.one.clock()
+        await one.one.step(1, transitions.unknown("it takes too long", 1, at))
+        await one.one.step(1, transitions.settled(None, at, build.FOLLOWING))
+        with capture_logs() as logs:
+            answered.set()
+            await adding
+        order = await one.order(1)
+
+        assert (State.FAILED, "23501") == (order.state, order.upstream_id)
+        assert ["23501"] == [
+            one["upstream_id"]
+            for one in logs
+            if one["event"] == "taken by a provider after it was given up"
+        ]
+        assert (await one.evidence(1))["says"] == "p took it as 23501, and here it is given up"
+
+
+async def test_nothing_is_told_of_an_order_that_is_taken_as_it_should_be(trade: Open) -> None:
+    async with trade() as one:
+        with capture_logs() as logs:
+            await one.add()
+
+        assert [] == [one for one in logs if one["log_level"] == "error"]
+
+
 # --- which id -----------------------------------------------------------------------------------
 
 
