@@ -256,16 +256,21 @@ def _compare(order: Order, moved: _Between | str) -> tuple[Verdict, str]:
         msg = f"its cost of {money.text(order.cost)} is too small to be seen in this balance"
         raise _Unclear(msg)
 
-    def fits(least: int, most: int, slack: int) -> bool:
-        """Tell whether an amount between these may be missing, with any part of the others."""
+    def fits(least: int, most: int, slack: int, parts: tuple[int, int]) -> bool:
+        """Tell whether an amount between these may be missing, with such parts of the others."""
+        low, high = parts
         return any(
-            least - all_of_others - slack - wrong <= one <= most - none_of_others + slack + wrong
+            least - high - slack - wrong <= one <= most - low + slack + wrong
             for one, wrong in moved.known.items()
         )
 
-    without, whole = fits(rest, rest, slack), fits(less, less, slack + own)
-    # Where others may have been taken, and a part of them be back, so may a part of this one.
-    in_part = all_of_others > 0 and fits(less, rest - 2 * (slack + inexact), slack)
+    any_part = none_of_others, all_of_others
+    without, whole = fits(rest, rest, slack, any_part), fits(less, less, slack + own, any_part)
+    # A part of this one may have come back, and what is left of it look like what another cost;
+    # only that the same came back of an order that was taken before is too much of an accident.
+    in_part = fits(
+        less, rest - 2 * (slack + inexact), slack, any_part if all_of_others > 0 else (0, 0)
+    )
     if without and (whole or in_part):
         msg = f"{seen}, which fits with this order and without it"
         raise _Unclear(msg)
