@@ -388,6 +388,35 @@ def test_an_order_that_was_settled_as_placed_by_mistake_can_be_ended(run: Run) -
     assert {"ok": True, "problems": []}.items() <= parsed(run("audit", "--json")).items()
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_an_order_that_its_customer_has_placed_again_is_not_sent_as_well(
+    run: Run, lost: bool
+) -> None:
+    """He took it for lost, and would have it twice; unless the second one is lost, too."""
+    run("customer", "add", "alice", "--credit", "5")
+    asyncio.run(_two_orders())
+    run("order", "settle", "1", "--not-placed")
+    asyncio.run(_again())
+    if lost:
+        run("order", "settle", "3", "--not-placed")
+    result = run("order", "retry", "1")
+
+    assert (0 if lost else 1) == result.exit_code
+    assert lost is ("order 3 is the same" not in " ".join(result.output.split()))
+    assert lost is ("queued" == parsed(run("order", "show", "1", "--json"))["state"])
+
+
+async def _again() -> None:
+    """Place order 1 once more, as order 3; its outcome is unknown."""
+    store = await SqliteStore.open(Path("gateway.db"))
+    order = (await store.orders([1]))[1]
+    at = time.time_ns() // 1_000_000
+    route = build.choice("p", cost=90_000)
+    await store.place([Placement(1, transitions.opened(order, route, at), at)])
+    await store.advance([Step(3, transitions.unknown("hangs", 1, at))])
+    await store.close()
+
+
 def test_an_audit_that_finds_something_exits_1(run: Run, tmp_path: Path) -> None:
     run("customer", "add", "alice", "--credit", "5")
     db = apsw.Connection(str(tmp_path / "gateway.db"))

@@ -35,6 +35,8 @@ from gateway.upstream import Upstream
 app = typer.Typer(no_args_is_help=True, help="Orders, and what the owner decides about them.")
 
 Id = Annotated[int, typer.Argument(help="Our order id.")]
+MOST_LATER = 10_000
+"""Orders of a customer, the newest ones, among which one is looked for that replaces another."""
 _UPSTREAM_ID = re.compile(r"[!-~]{1,64}")
 
 
@@ -341,4 +343,25 @@ async def retry(order_id: Id, json: Json = False) -> None:  # noqa: FBT002
                 "it is given up; sent again it may be there twice",
                 1,
             )
+        if (again := await _ordered_again(store, order)) is not None:
+            fail(
+                f"order {again} is the same, placed since then; with order {order_id} sent as "
+                "well, its customer would have it twice, and pay for both",
+                1,
+            )
         await _step(store, config, order_id, transitions.retried(now()), json=json)
+
+
+async def _ordered_again(store: Store, order: Order) -> int | None:
+    """Return the order by which a customer has replaced one since it failed, if there is one.
+
+    Whoever hears an error may order the same again, also under the same key.
+    """
+    _, transfers = await store.history(order.id)
+    failed_at = max((one.at for one in transfers), default=order.created_at)
+    wanted = Filter(customer=order.customer, since=failed_at, limit=MOST_LATER)
+    for later in await store.find_orders(wanted):
+        same = (later.service, later.params) == (order.service, order.params)
+        if same and later.id > order.id and later.state is not State.FAILED:
+            return later.id
+    return None
