@@ -113,9 +113,9 @@ class Background:
             yield Piece(f"catalog of {name}", self._of(self._catalog, name), every.catalog)
             yield Piece(f"statuses of {name}", self._of(self._statuses, name), self._tick())
             yield Piece(f"refills of {name}", self._of(self._refills, name), self._tick())
-            yield Piece(
-                f"balance of {name}", self._of(self._balance, name), min(every.balance, HURRY)
-            )
+            if self._router.has(name, Action.BALANCE):
+                balance = self._of(self._balance, name)
+                yield Piece(f"balance of {name}", balance, min(every.balance, HURRY))
 
     async def stop(self) -> None:
         """Stop every loop where it waits, and hand the work over to whoever else is there."""
@@ -218,12 +218,14 @@ class Background:
         await self._orders.take_back()
         seen = await self._store.sightings()
         limited = any(line.max_unsettled is not None for line in self._router.lines.values())
+        # Whatever changes while the store is asked counts twice for a moment, and not never.
         ours = self._orders.being_sent()
+        before = {name: line.unsettled for name, line in self._router.lines.items()}
         at_risk = await self._store.at_risk() if limited else {}
-        ours &= self._orders.being_sent()  # whatever changed meanwhile counts twice, not never
+        ours &= self._orders.being_sent()
         for name, line in self._router.lines.items():
             reserved = sum(cost for _, provider, cost in ours if provider == name)
-            line.unsettled = at_risk.get(name, 0) - reserved
+            line.unsettled += at_risk.get(name, 0) - reserved - before[name]
             sighting = seen.get(name)
             if sighting and sighting.balance is not None and sighting.balance_at is not None:
                 balance = Money(sighting.balance, sighting.currency or "")
@@ -236,7 +238,7 @@ class Background:
         """Find out, by a call that only reads, whether providers in trouble are back."""
         lines = [one for one in self._router.lines.values() if one.look_now()]
         await asyncio.gather(
-            *(self._router.balance(line.name) for line in lines), return_exceptions=True
+            *(self._router.look(line.name) for line in lines), return_exceptions=True
         )
 
     # --- what one process does ------------------------------------------------------------
@@ -247,14 +249,14 @@ class Background:
             log.warning("rows left out", provider=provider, rows=found.services, odd=list(odd[:10]))
 
     async def _statuses(self, provider: str, lease: Lease) -> None:
-        if self._router.line(provider).resting:
+        if self._router.line(provider).silent:
             return
         limit = self._router.batch(provider, Action.STATUS) * CALLS_AT_ONCE
         while await self._follow.look(provider, limit, lease) == limit:
             pass
 
     async def _refills(self, provider: str, lease: Lease) -> None:
-        if not self._router.line(provider).resting:
+        if not self._router.line(provider).silent:
             await self._follow.look_refills(provider, 100, lease)
 
     async def _balance(self, provider: str, lease: Lease) -> None:

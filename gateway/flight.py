@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 
-from gateway.line import Line, Place
+from gateway.line import Admission, Line, Place
 from gateway.model import Order
 
 
@@ -14,8 +14,7 @@ class Flight:
         sender: the mark by which this flight knows the order for its own.
         answered: the customer has the order's id, whatever comes; so the order may wait longer.
         waiting: it waits for a place, and nothing is lost if it is stopped.
-        place: room for its call.
-        not_after: when, on the event loop's clock, it is too late to write what was marked.
+        admission: what it has taken up at the provider that it has turned to.
 
     """
 
@@ -26,49 +25,37 @@ class Flight:
         self.sender = secrets.token_hex(8)
         self.answered = answered
         self.waiting = False
-        self.place: Place | None = None
-        self.not_after = 0.0
-        self._line: Line | None = None
-        self._cost = 0
+        self.admission: Admission | None = None
 
-    def choose(self, line: Line, cost: int) -> None:
-        """Turn to a provider: count on the cost there, and take a place if one is free."""
-        if line is not self._line or cost != self._cost:
+    def choose(self, line: Line, cost: int) -> Admission:
+        """Turn to a provider: be admitted there, and take a place if one is free.
+
+        Raises ``Unreachable`` when the provider can't have an order of this cost now.
+        """
+        if self.admission and self.admission.line is line:
+            self.admission.reckon(cost)
+        else:
             self.turn_away()
-            line.reserve(cost)
-            self._line, self._cost = line, cost
-        if self.place is None and (place := line.place_now()):
-            self.enter(place)
+            self.admission = line.admit(cost)
+        if self.admission.place is None:
+            self.admission.place = line.place_now()
+        return self.admission
 
-    def reckon(self, cost: int) -> None:
-        """Count on another cost at the provider, and keep the place there."""
-        assert self._line is not None  # noqa: S101  # it has turned to one
-        self._line.unreserve(self._cost, taken=False)
-        self._line.reserve(cost)
-        self._cost = cost
-
-    def enter(self, place: Place) -> None:
-        """Take a place; the order is to be written within the provider's timeout from now."""
-        assert self._line is not None  # noqa: S101  # a place is at the provider that was chosen
-        self.place = place
-        self.not_after = asyncio.get_running_loop().time() + self._line.timeout
+    @property
+    def place(self) -> Place | None:
+        """Room for its call, if it has any."""
+        return self.admission.place if self.admission else None
 
     @property
     def provider(self) -> str:
         """The provider that it has turned to."""
-        return self._line.name if self._line else ""
+        return self.admission.line.name if self.admission else ""
 
     def turn_away(self, *, taken: bool = False, unused: bool = False) -> None:
-        """Give up the place and what was counted on.
-
-        ``taken``: the provider may have the order; ``unused``: it was not even asked.
-        """
-        if self.place:
-            self.place.leave(unused=unused)
-            self.place = None
-        if self._line:
-            self._line.unreserve(self._cost, taken=taken)
-            self._line = None
+        """Give up what it has taken up; see ``Admission.end``."""
+        if self.admission:
+            self.admission.end(taken=taken, unused=unused)
+            self.admission = None
 
 
 class Aloft:

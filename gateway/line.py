@@ -2,8 +2,13 @@
 
 Three things keep a provider that is in trouble from costing money. A *place* is taken before an
 order is marked as being sent, so that what only waits for its turn is known to be with nobody. A
-provider that does not answer *rests*: it gets no orders until a call that only reads has been
-answered again. And what is known of our account there is looked at before, not after, a refusal.
+provider that does not answer *rests*: it gets no orders for a while, and then one at a time until
+it has answered one. And what is known of our account there is looked at before an order is sent.
+
+All of that is asked and counted upon in one step, ``Line.admit``, so that however many orders come
+at once, no more of them are sent than are allowed. It is counted in each process for itself, and
+a process hears within a second what the others have marked: together they may pass
+``max_unsettled`` and the purse by what they send in that second.
 """
 
 import asyncio
@@ -27,9 +32,9 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 TIRED = 5
-"""Calls in a row without an answer after which a provider rests."""
+"""Calls in a row, or orders in a row, without an answer after which a provider rests."""
 REST, LONGEST_REST = 5.0, 300.0
-"""Seconds until a resting provider is asked again; each time in vain doubles them."""
+"""Seconds for which a provider rests; each time in vain doubles them."""
 SLOW = 0.5
 """The part of a provider's timeout at which it counts as slow: others are preferred."""
 MEMORY = 0.3
@@ -40,30 +45,61 @@ LARGE = 256 * 1024
 """Bytes of an answer that is read in a thread."""
 
 
+class Pause(msgspec.Struct):
+    """A while until something is tried again, twice as long each time that it was in vain.
+
+    Attributes:
+        length: its seconds; 0 before the first one.
+        until: its end, on the event loop's clock.
+
+    """
+
+    length: float = 0.0
+    until: float = 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether it has passed."""
+        return asyncio.get_running_loop().time() >= self.until
+
+    def lengthen(self) -> None:
+        """Begin the next one."""
+        self.length = min(2 * self.length or REST, LONGEST_REST)
+        self.until = asyncio.get_running_loop().time() + self.length
+
+
 class Health(msgspec.Struct):
     """What was last seen of a provider, in this process.
 
     Attributes:
         failures: calls in a row that got no readable answer; a refusal is an answer.
-        latency: seconds that answers usually take lately.
-        rest: seconds until it is looked at again, the next time.
-        look_at: when it is looked at next, on the event loop's clock.
+        orders_failed: the same of orders alone, whatever was read between them.
+        latency: seconds that calls usually take lately.
+        rest: how long it gets no orders; it has none once an order has been answered.
 
     """
 
     failures: int = 0
+    orders_failed: int = 0
     answered_at: int | None = None
     latency: float | None = None
     trouble: str = ""
     in_flight: int = 0
-    rest: float = 0.0
-    look_at: float = 0.0
+    rest: Pause = msgspec.field(default_factory=Pause)
 
 
 class Place:
-    """Room for one call within a provider's limits; left once, however often ``leave`` is said."""
+    """Room for one call within a provider's limits; left once, however often ``leave`` is said.
 
-    def __init__(self, gate: Gate) -> None:
+    Attributes:
+        not_after: when, on the event loop's clock, it is too late to begin writing the call.
+        nor_after: the same in milliseconds of the wall clock, which goes on while a machine sleeps.
+
+    """
+
+    def __init__(self, gate: Gate, not_after: float, nor_after: int) -> None:
+        self.not_after = not_after
+        self.nor_after = nor_after
         self._gate: Gate | None = gate
 
     def leave(self, *, unused: bool = False) -> None:
@@ -79,8 +115,9 @@ class Line:
     Attributes:
         provider: what the owner's file says of it.
         purse: what is left of our money there, in millionths, as far as this process knows.
-        reserved: what the orders cost that are on their way there, out of this process.
+        reserved: what the orders cost that are admitted here and not answered, in this process.
         unsettled: what the others cost that are not settled, as the store last knew.
+        first: the one order that it gets after a rest, while that is on its way.
 
     """
 
@@ -103,8 +140,10 @@ class Line:
         self.unsettled = 0
         most = provider.max_unsettled
         self.max_unsettled = None if most is None else int(most * MILLION)
+        self.first: Admission | None = None
         self._purse_at = 0
-        self._in_need = False
+        self._need: Pause | None = None  # since a refusal for our account, between two balances
+        self._foreign = ""
         self._url = str(provider.url)
         self._key = provider.key.get_secret_value()
         self._upstream = upstream
@@ -114,77 +153,88 @@ class Line:
     # --- whether it gets orders -----------------------------------------------------------
 
     @property
+    def silent(self) -> bool:
+        """Whether it answers nothing at all."""
+        return self.health.failures >= TIRED
+
+    @property
     def resting(self) -> bool:
         """Whether it gets no orders because it does not answer."""
-        return self.health.failures >= TIRED
+        return self.silent or not self.health.rest.over
 
     @property
     def slow(self) -> bool:
         """Whether its answers take so long that another provider is preferred."""
         return (self.health.latency or 0) > SLOW * self.timeout
 
-    def why_not(self, cost: int) -> str:
-        """Return why an order of this cost should not be tried here now; empty: it can be."""
+    def why_not(self, cost: int, admitted: "Admission | None" = None) -> str:
+        """Return why an order of this cost should not be tried here now; empty: it can be.
+
+        ``admitted``: what the order has been admitted with before.
+        """
         if self.resting:
             return f"it does not answer: {self.health.trouble}"
-        if self.purse is not None and self.purse < cost:
+        if self.health.rest.length and self.first not in (None, admitted):
+            return "it has to answer one order before it gets another"
+        reserved = self.reserved + cost - (admitted.cost if admitted else 0)
+        if self.purse is not None and self.purse < reserved:
             return "our balance there is too small"
-        at_risk = self.unsettled + self.reserved
-        if self.max_unsettled is not None and at_risk + cost > self.max_unsettled:
+        if self.max_unsettled is not None and self.unsettled + reserved > self.max_unsettled:
             return "its unsettled orders have reached max_unsettled"
         return ""
+
+    def admit(self, cost: int) -> "Admission":
+        """Count on an order of this cost from now on; raises ``Unreachable`` where that can't be.
+
+        Nothing is awaited between the question and the counting: nobody comes between them.
+        """
+        admission = Admission(self)
+        admission.reckon(cost)
+        return admission
 
     def look_now(self) -> bool:
         """Tell whether a read-only call should find out if it can take orders again.
 
         Whoever is told so makes that call; the next one comes later, and later each time.
         """
-        health = self.health
-        now = asyncio.get_running_loop().time()
-        if not (self.resting or self._in_need) or now < health.look_at:
-            return False
-        health.look_at = now + health.rest
-        health.rest = min(2 * health.rest, LONGEST_REST)
-        return True
-
-    def _look_after(self, seconds: float) -> None:
-        self.health.rest = seconds
-        self.health.look_at = asyncio.get_running_loop().time() + seconds
-
-    def reserve(self, cost: int) -> None:
-        """Count on an order of this cost."""
-        self.reserved += cost
-        if self.purse is not None:
-            self.purse -= cost
-
-    def unreserve(self, cost: int, *, taken: bool) -> None:
-        """Count on it no longer; ``taken``: it was sent, and may have been taken."""
-        self.reserved -= cost
-        if taken:
-            self.unsettled += cost
-        elif self.purse is not None:
-            self.purse += cost
+        if self._need and self._need.over:
+            if self._need.length == LONGEST_REST:
+                # No balance tells: there may be none to ask for. An order has to find out.
+                self._need = self.purse = None
+                return False
+            self._need.lengthen()
+            return True
+        return self.silent and self.health.rest.over
 
     def short_of(self, cost: int) -> None:
-        """Remember a refusal that was about our account; the next balance settles it."""
+        """Remember a refusal that was about our account, until a balance settles it, or time."""
         self.purse = min(self.purse if self.purse is not None else cost, cost) - 1
         self._purse_at = max(self._purse_at, self._now())
-        if not self._in_need:
-            self._in_need = True
-            self._look_after(REST)
+        if self._need is None:
+            self._need = Pause()
+            self._need.lengthen()
 
     def saw_purse(self, balance: Money, at: int) -> None:
         """Take over a balance that the provider told at a time, if nothing later is known."""
-        if at > self._purse_at and balance.currency == self.adapter.currency:
+        if balance.currency != self.adapter.currency:
+            if self._foreign != balance.currency:
+                self._foreign = balance.currency
+                log.error(
+                    "a balance in another currency than the provider's is of no use",
+                    provider=self.name,
+                    said=balance.currency,
+                    declared=self.adapter.currency,
+                )
+        elif at > self._purse_at:
             self._purse_at = at
-            self.purse = balance.micros - self.reserved
-            self._in_need = False
+            self.purse = balance.micros
+            self._need = None
 
     # --- calls ----------------------------------------------------------------------------
 
     def place_now(self) -> Place | None:
         """Take a place if one is free at this moment."""
-        return Place(self._gate) if self._gate.enter_now() else None
+        return self._entered() if self._gate.enter_now() else None
 
     async def place(self, *, first: bool = True, patient: bool = False) -> Place:
         """Wait for a place, up to the provider's timeout; raises ``Unreachable`` after it.
@@ -200,7 +250,11 @@ class Line:
         except TimeoutError:
             msg = f"{self.name}: no free place within its limits"
             raise Unreachable(msg) from None
-        return Place(self._gate)
+        return self._entered()
+
+    def _entered(self) -> Place:
+        loop_time = asyncio.get_running_loop().time()
+        return Place(self._gate, loop_time + self.timeout, self._now() + round(self.timeout * 1000))
 
     async def call(
         self,
@@ -208,17 +262,18 @@ class Line:
         read: Callable[[Call, Any], T],
         *,
         place: Place | None = None,
-        not_after: float | None = None,
     ) -> T:
         """Make one call; raises a ``CallFailed``, or ``Unsupported`` before anything is sent.
 
-        ``place``: one that was taken before; the call leaves it. ``not_after``: on the event
-        loop's clock, when it is too late to begin writing.
+        ``place``: one that was taken before; the call leaves it.
         """
         fields = self.adapter.write(call)
         place = place or await self.place(first=call.action is Action.ADD)
         try:
-            return await self._asked(call, fields, read, not_after)
+            if self._now() > place.nor_after:
+                msg = f"{self.name}: too late to be sent"
+                raise Unreachable(msg)
+            return await self._asked(call, fields, read, place.not_after)
         finally:
             place.leave()
 
@@ -227,12 +282,13 @@ class Line:
         call: Call,
         fields: Mapping[str, str],
         read: Callable[[Call, Any], T],
-        not_after: float | None,
+        not_after: float,
     ) -> T:
         health = self.health
         health.in_flight += 1
         clock = asyncio.get_running_loop().time
         began = clock()
+        ordered = call.action is Action.ADD
         try:
             answer = await self._upstream.post(
                 self._url, fields, key=self._key, timeout=self.timeout, not_after=not_after
@@ -253,10 +309,10 @@ class Line:
         except CallFailed as failure:
             if isinstance(failure, Rejected):
                 self._answered(call.action, clock() - began)
-                if failure.fault is Fault.ACCOUNT and call.action is not Action.ADD:
+                if failure.fault is Fault.ACCOUNT and not ordered:
                     health.trouble = failure.words[:200]
             else:
-                self._silent(str(failure))
+                self._unanswered(call.action, began, str(failure))
             log.info("call failed", provider=self.name, action=call.action, error=str(failure))
             raise
         finally:
@@ -266,21 +322,79 @@ class Line:
 
     def _answered(self, action: Action, took: float) -> None:
         health = self.health
-        if self.resting:
-            log.warning("a provider answers again", provider=self.name)
+        if self.silent:  # it is there again; whether it takes orders, the first will show
+            health.rest.until = 0.0
         health.failures = 0
-        health.trouble = ""
         health.answered_at = self._now()
-        if action is not Action.SERVICES:  # a list takes long wherever it comes from
-            usual = took if health.latency is None else health.latency
-            health.latency = usual + (took - usual) * MEMORY
+        if action is Action.ADD:
+            if health.rest.length:
+                log.warning("a provider answers orders again", provider=self.name)
+            health.orders_failed = 0
+            health.rest = Pause()
+        if not health.rest.length:
+            health.trouble = ""
+        self._took(action, took)
 
-    def _silent(self, trouble: str) -> None:
-        self.health.failures += 1
-        self.health.trouble = trouble[:200]
-        if self.health.failures == TIRED:
-            self._look_after(REST)
-            log.error("a provider does not answer and gets no orders", provider=self.name)
+    def _unanswered(self, action: Action, began: float, trouble: str) -> None:
+        health = self.health
+        health.failures += 1
+        health.orders_failed += action is Action.ADD
+        health.trouble = trouble[:200]
+        took = asyncio.get_running_loop().time() - began
+        if took > (health.latency or 0):  # that nobody is there may be known at once
+            self._took(action, took)
+        tired = self.silent or (action is Action.ADD and health.orders_failed >= TIRED)
+        if tired and began >= health.rest.until:  # else it was under way when the rest began
+            if not health.rest.length:
+                log.error("a provider does not answer and gets no orders", provider=self.name)
+            health.rest.lengthen()
+
+    def _took(self, action: Action, seconds: float) -> None:
+        health = self.health
+        if action is not Action.SERVICES:  # a list takes long wherever it comes from
+            usual = seconds if health.latency is None else health.latency
+            health.latency = usual + (seconds - usual) * MEMORY
+
+
+class Admission:
+    """What one order has taken up at a provider: the cost that is counted on, and a place.
+
+    Attributes:
+        cost: in millionths of the provider's currency.
+        place: room for its call, once there is some.
+
+    """
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.cost = 0
+        self.place: Place | None = None
+
+    def reckon(self, cost: int) -> None:
+        """Count on this cost instead; raises ``Unreachable`` where the provider can't have it."""
+        if why := self.line.why_not(cost, self):
+            msg = f"{self.line.name}: {why}"
+            raise Unreachable(msg)
+        self.line.reserved += cost - self.cost
+        self.cost = cost
+        if self.line.health.rest.length:
+            self.line.first = self
+
+    def end(self, *, taken: bool = False, unused: bool = False) -> None:
+        """Give up the place and what was counted on.
+
+        ``taken``: the provider may have the order; ``unused``: it was not even asked.
+        """
+        if self.place:
+            self.place.leave(unused=unused)
+        line = self.line
+        line.reserved -= self.cost
+        if taken:
+            line.unsettled += self.cost
+            if line.purse is not None:
+                line.purse -= self.cost
+        if line.first is self:
+            line.first = None
 
 
 def _without(key: bytes, body: bytes) -> bytes:

@@ -234,7 +234,9 @@ class Orders:
                 elif order.service not in full and (choices := self._due(order, now)):
                     usable = self._sender.usable(choices)
                     if usable and under_way[usable[0].provider] < AT_ONCE:
-                        self._sender.launch(Flight(answered=True), order, usable)
+                        flight = Flight(answered=True)
+                        flight.choose(self._router.line(usable[0].provider), usable[0].cost)
+                        self._sender.launch(flight, order, usable)
                         under_way[usable[0].provider] += 1
                         sent += 1
                     else:
@@ -313,6 +315,7 @@ class Orders:
             (order.id, order.provider, order.cost)
             for flight in self._sender.flights.values()
             if (order := flight.order).state is State.SENDING
+            and order.provider == flight.provider  # else it is no longer counted on there
         }
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109  # a limit, not a failure

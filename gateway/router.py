@@ -56,12 +56,11 @@ class Router:
         size: int,
         *,
         place: Place | None = None,
-        not_after: float | None = None,
     ) -> str:
         """Place an order, once; returns the provider's order id. See ``Line.call``."""
         line = self.line(provider)
         call = Call(Action.ADD, service=service, params=params, size=size)
-        return await line.call(call, line.adapter.read_add, place=place, not_after=not_after)
+        return await line.call(call, line.adapter.read_add, place=place)
 
     async def services(self, provider: str) -> tuple[list[Offer], list[str]]:
         """Fetch a provider's list: its rows, and what was wrong with rows left out."""
@@ -74,6 +73,13 @@ class Router:
         balance = await line.call(Call(Action.BALANCE), line.adapter.read_balance)
         line.saw_purse(balance, line.health.answered_at or 0)
         return balance
+
+    async def look(self, provider: str) -> None:
+        """Find out if a provider in trouble is back, by what it has of calls that only read."""
+        if self.has(provider, Action.BALANCE):
+            await self.balance(provider)
+        elif self.line(provider).silent:  # of our account nothing but a balance tells
+            await self.services(provider)
 
     async def status(
         self, provider: str, ids: Sequence[str]

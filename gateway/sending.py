@@ -149,31 +149,37 @@ class Sender:
         self, flight: Flight, order: Order, choice: Choice, rest: Sequence[Choice]
     ) -> Order:
         """Wait for a place at a provider, and mark the order as being sent there."""
-        line = self._router.line(choice.provider)
-        flight.choose(line, choice.cost)
-        trouble = ""
-        if flight.place is None:
-            flight.waiting = True
-            try:
-                # In the queue nobody waits for it, and its turn there must not be lost.
-                patient = flight.answered and not rest
-                flight.enter(await line.place(patient=patient))
-            except Unreachable as failure:
-                trouble = str(failure)
-            finally:
-                flight.waiting = False
-        if line.resting:  # it has tired while the order waited
-            trouble = f"{line.name} does not answer"
-        latest = self._latest(order, choice)  # its rate may have risen, too
-        if latest is None:
-            trouble = trouble or f"{line.name} can't take it for this charge any more"
-        if trouble or latest is None:
+        try:
+            latest = await self._enter(flight, order, choice, patient=not rest)
+        except Unreachable as trouble:
             flight.turn_away(unused=True)
-            return order if rest else await self._give_up(flight, order, trouble)
-        flight.reckon(latest.cost)
+            return order if rest else await self._give_up(flight, order, str(trouble))
         return await self._decide(
             flight, order, transitions.sending(latest, self._now(), flight.sender)
         )
+
+    async def _enter(
+        self, flight: Flight, order: Order, choice: Choice, *, patient: bool
+    ) -> Choice:
+        """Wait for a place at a provider; return what the route is when there is one.
+
+        Raises ``Unreachable`` when the provider can't have the order, before or after the wait.
+        """
+        line = self._router.line(choice.provider)
+        admission = flight.choose(line, choice.cost)
+        if admission.place is None:
+            flight.waiting = True
+            try:
+                # In the queue nobody waits for it, and its turn there must not be lost.
+                admission.place = await line.place(patient=patient and flight.answered)
+            finally:
+                flight.waiting = False
+        latest = self._latest(order, choice)  # its rate may have risen meanwhile
+        if latest is None:
+            msg = f"{line.name} can't take it for this charge any more"
+            raise Unreachable(msg)
+        flight.choose(line, latest.cost)
+        return latest
 
     async def _give_up(self, flight: Flight, order: Order, words: str) -> Order:
         """End an order that found no place anywhere, unless it may wait for another time.
@@ -208,7 +214,6 @@ class Sender:
                 order.params,
                 order.size,
                 place=flight.place,
-                not_after=flight.not_after,
             )
         except Rejected as refusal:
             flight.turn_away()

@@ -506,7 +506,7 @@ def test_a_resting_provider_is_only_read_and_less_and_less_until_it_answers(
     first.add(customer)
     first.run_for(170)
     looks = [tired_at, *machine.panel.times("balance")]
-    for wait, (before, after) in zip((5, 5, 10, 20, 40, 80), pairwise(looks), strict=True):
+    for wait, (before, after) in zip((5, 10, 20, 40, 80), pairwise(looks), strict=True):
         assert wait <= after - before <= wait + 1
     assert {"balance"} == {action for _, action, _ in machine.panel.calls}
     orders = range(1, TIRED + 2)
@@ -530,6 +530,37 @@ def test_a_provider_that_refuses_our_account_is_read_less_and_less(machine: Mach
     first.run_for(600)
 
     assert 5 <= len(machine.panel.times("balance")) <= 20
+
+
+@pytest.mark.parametrize("trouble", ["it does not answer", "it refuses our account"])
+@pytest.mark.parametrize("balance", ["has none", "is in another currency"])
+def test_a_provider_whose_balance_tells_nothing_comes_back(
+    machine: Machine, trouble: str, balance: str
+) -> None:
+    yaml = SLOWLY
+    if balance == "has none":
+        yaml = yaml.replace("timeout: 60s", "dialect: {without: [balance]}")
+    machine.panel.answers["balance"] = {"balance": "9.00", "currency": "INR"}
+    first = machine.process(yaml).start()
+    customer = first.customer()
+    first.run_for(2)
+    silent = trouble == "it does not answer"
+    machine.panel.answers["add"] = (
+        httpx.ConnectError("down") if silent else {"error": "Not enough funds"}
+    )
+    for _ in range(TIRED if silent else 1):
+        with pytest.raises(CustomerError):
+            first.add(customer)
+    machine.panel.answers["add"] = None
+    machine.panel.calls.clear()
+    with pytest.raises(CustomerError):
+        first.add(customer)
+    assert [] == machine.panel.times("add")
+
+    first.run_for(900)
+    assert first.add(customer)
+    looked = {"balance"} if balance != "has none" else {"services"} if silent else set()
+    assert {"add"} | looked == {action for _, action, _ in machine.panel.calls}
 
 
 # --- balances and claims ------------------------------------------------------------------

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 import httpx
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.config import Provider
 from gateway.errors import CallFailed, Indeterminate, Rejected, Unreachable
@@ -34,6 +35,7 @@ class Far:
         self.asked: list[str] = []
         self.answer: object = {"order": 7}
         self.takes = 0.0
+        self.slept = 0
         url, key = "http://far/api/v2", "secret"
         provider = Provider.model_validate(
             {"adapter": "api_v2", "url": url, "key": key, "timeout": "10s", **fields}
@@ -42,7 +44,7 @@ class Far:
         self.router = Router(
             {"far": provider},
             Upstream(httpx.MockTransport(self._carry)),
-            lambda: 1_000 + round(loop.time() * 1000),
+            lambda: 1_000 + round(loop.time() * 1000) + self.slept,
         )
         self.line = self.router.lines["far"]
 
@@ -64,6 +66,19 @@ class Far:
         for _ in range(times):
             with pytest.raises(CallFailed):
                 await self.add()
+
+    async def look(self) -> float:
+        """Let it be looked at in vain when it is time for that; returns the seconds until then."""
+        waited = await until(self.line.look_now)
+        self.answer = HUNG
+        with pytest.raises(CallFailed):
+            await self.router.look("far")
+        return waited
+
+    async def rested(self) -> None:
+        """Let time pass while it is read, until it may get an order again."""
+        while self.line.resting:
+            await self.balance("100")
 
     async def balance(self, amount: str) -> None:
         await asyncio.sleep(1)  # two balances of one moment cannot be told apart
@@ -129,24 +144,75 @@ async def test_a_resting_provider_is_looked_at_later_each_time() -> None:
     far = Far()
     await far.fail(TIRED)
     assert not far.line.look_now()
-    waits = [await until(far.line.look_now) for _ in range(10)]
+    waits = [await far.look() for _ in range(10)]
 
-    assert REST == waits[0]
-    assert [REST * 2**n for n in range(6)] == waits[1:7]
+    assert [REST * 2**n for n in range(6)] == waits[:6]
     assert LONGEST_REST == max(waits) == waits[-1]
 
 
 async def test_a_look_that_is_answered_brings_it_back() -> None:
-    """And the next time it begins with the shortest rest again."""
+    """And once it has answered an order, too, the next rest is the shortest again."""
     far = Far()
     for _ in range(2):
         await far.fail(TIRED)
-        assert [REST] * 2 == [await until(far.line.look_now) for _ in range(2)]
+        assert [REST, 2 * REST] == [await far.look() for _ in range(2)]
         await far.balance("5")
 
         assert "" == far.line.why_not(1)
         assert not far.line.look_now()
+        far.answer = {"order": 7}
+        await far.add()
     assert {"add", "balance"} == set(far.asked)
+
+
+async def test_it_rests_when_it_answers_no_order_though_it_answers_whatever_is_read() -> None:
+    far = Far()
+    for _ in range(TIRED):
+        assert not far.line.resting
+        await far.fail()
+        await far.balance("100")
+
+    assert (True, False) == (far.line.resting, far.line.silent)
+    assert not far.line.look_now(), "it is read all the time"
+
+
+async def test_each_order_in_vain_after_a_rest_makes_the_next_rest_longer() -> None:
+    """Whatever is read meanwhile; so a provider that takes none loses us few."""
+    far = Far()
+    loop = asyncio.get_running_loop()
+    for _ in range(TIRED):
+        await far.fail()
+        await far.balance("100")
+    rests = []
+    for _ in range(9):
+        began = loop.time()
+        await far.rested()
+        rests.append(loop.time() - began)
+        await far.fail()
+
+    longer = [max(REST * 2**n - 1, 0) for n in range(6)]
+    assert all(low <= rest <= low + 2 for low, rest in zip(longer, rests[:6], strict=True))
+    assert all(LONGEST_REST - 1 <= rest <= LONGEST_REST + 2 for rest in rests[-3:])
+
+
+async def test_after_a_rest_it_gets_one_order_before_it_gets_the_others() -> None:
+    far = Far()
+    await far.fail(TIRED)
+    await until(far.line.look_now)
+    await far.balance("100")
+    first = far.line.admit(1)
+    with pytest.raises(Unreachable):
+        far.line.admit(1)
+    first.reckon(2)
+    first.end(unused=True)
+    far.line.admit(1)
+    with pytest.raises(Unreachable):
+        far.line.admit(1)
+    far.answer = {"error": "Bad link"}
+    with pytest.raises(Rejected):
+        await far.add()
+
+    assert {1} == {far.line.admit(1).cost for _ in range(3)}
 
 
 async def test_a_provider_in_order_is_not_looked_at() -> None:
@@ -190,6 +256,19 @@ async def test_it_is_slow_when_answers_take_more_than_half_of_its_time() -> None
     assert (True, False) == (slow, far.line.slow)
 
 
+async def test_it_is_slow_when_its_calls_time_out() -> None:
+    """And no less so for calls of which is known at once that nobody is there."""
+    far = Far()
+    await far.add()
+    far.takes = 9.9
+    await far.fail(3)
+    assert far.line.slow
+    far.takes = 0.0
+    await far.fail(3)
+
+    assert far.line.slow
+
+
 async def test_a_long_list_does_not_make_it_slow() -> None:
     far = Far()
     far.takes = 9.0
@@ -219,19 +298,30 @@ async def test_a_purse_that_is_known_to_be_too_small_turns_away_what_it_does_not
 async def test_a_purse_counts_what_is_on_its_way() -> None:
     far = Far()
     await far.balance("1.00")
-    far.line.reserve(600_000)
+    order = far.line.admit(600_000)
     assert ("", "our balance there is too small") == (
         far.line.why_not(400_000),
         far.line.why_not(400_001),
     )
 
     await far.balance("1.00")
-    assert 400_000 == far.line.purse, "a balance does not show what is still on its way"
-    far.line.unreserve(600_000, taken=False)
-    assert 1_000_000 == far.line.purse
-    far.line.reserve(600_000)
-    far.line.unreserve(600_000, taken=True)
-    assert 400_000 == far.line.purse
+    assert far.line.why_not(400_001), "a balance does not show what is still on its way"
+    order.end()
+    assert "" == far.line.why_not(1_000_000)
+    order = far.line.admit(600_000)
+    order.end(taken=True)
+    assert ("", 400_000) == (far.line.why_not(400_000), far.line.purse)
+
+
+async def test_an_order_that_is_admitted_can_cost_more_if_that_is_there_too() -> None:
+    far = Far()
+    await far.balance("1.00")
+    order = far.line.admit(600_000)
+    order.reckon(1_000_000)
+    with pytest.raises(Unreachable):
+        order.reckon(1_000_001)
+
+    assert 1_000_000 == far.line.reserved == order.cost
 
 
 async def test_an_older_balance_does_not_replace_a_newer_one() -> None:
@@ -244,9 +334,14 @@ async def test_an_older_balance_does_not_replace_a_newer_one() -> None:
 
 async def test_a_balance_in_another_currency_says_nothing_of_costs() -> None:
     far = Far()
-    far.line.saw_purse(Money(5, "INR"), 20)
+    with capture_logs() as logs:
+        for at in (20, 30, 40):
+            far.line.saw_purse(Money(5, "INR"), at)
 
     assert far.line.purse is None
+    assert [("far", "INR", "USD")] == [
+        (one["provider"], one["said"], one["declared"]) for one in logs
+    ]
 
 
 @pytest.mark.parametrize("known", ["100.00", None])
@@ -279,11 +374,22 @@ async def test_after_a_refusal_for_funds_the_balance_is_looked_at_soon_and_then_
     far = Far()
     far.line.short_of(90_000)
     waits = [await until(far.line.look_now) for _ in range(4)]
-    assert [REST, REST, 2 * REST, 4 * REST] == waits
+    assert [REST, 2 * REST, 4 * REST, 8 * REST] == waits
 
     await far.balance("100")
     await asyncio.sleep(1000)
     assert not far.line.look_now()
+
+
+async def test_a_refusal_for_our_account_is_forgotten_where_no_balance_can_tell() -> None:
+    """After a while an order finds out."""
+    far = Far()
+    far.line.short_of(90_000)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await until(lambda: not far.line.look_now() and not far.line.why_not(90_000))
+
+    assert LONGEST_REST <= loop.time() - began <= 3 * LONGEST_REST
 
 
 # --- max_unsettled ------------------------------------------------------------------------
@@ -293,14 +399,15 @@ async def test_what_is_not_settled_has_a_limit() -> None:
     far = Far(max_unsettled=Decimal("0.30"))
     line = far.line
     line.unsettled = 100_000
-    line.reserve(100_000)
+    order = line.admit(100_000)
     assert "" == line.why_not(100_000)
     assert "max_unsettled" in line.why_not(100_001)
+    with pytest.raises(Unreachable):
+        line.admit(100_001)
 
-    line.unreserve(100_000, taken=True)
+    order.end(taken=True)
     assert "max_unsettled" in line.why_not(100_001)
-    line.reserve(100_000)
-    line.unreserve(100_000, taken=False)
+    line.admit(100_000).end()
     assert "" == line.why_not(100_000)
 
 
@@ -365,15 +472,24 @@ async def test_a_call_that_is_canceled_leaves_its_place() -> None:
 
 async def test_what_is_too_late_is_not_written() -> None:
     far = Far()
-    loop = asyncio.get_running_loop()
-    until_ = loop.time() + 10
-    await asyncio.sleep(10)
-    assert "7" == await far.line.call(ADD, far.line.adapter.read_add, not_after=until_)
-    await asyncio.sleep(0.001)
-    with pytest.raises(Unreachable):
-        await far.line.call(ADD, far.line.adapter.read_add, not_after=until_)
+    for waits in (10, 10.001):
+        place = far.line.place_now()
+        await asyncio.sleep(waits)
+        with contextlib.suppress(Unreachable):
+            await far.line.call(ADD, far.line.adapter.read_add, place=place)
 
     assert ["add"] == far.asked
+
+
+async def test_what_is_too_late_by_the_wall_clock_is_not_written() -> None:
+    """While a whole machine sleeps, the event loop's clock stands still."""
+    far = Far()
+    place = far.line.place_now()
+    far.slept = 10_001
+    with pytest.raises(Unreachable):
+        await far.line.call(ADD, far.line.adapter.read_add, place=place)
+
+    assert ([], 0) == (far.asked, far.line.health.failures)
 
 
 async def test_a_line_has_the_owners_pace() -> None:

@@ -14,7 +14,7 @@ from gateway.adapters import ADAPTERS
 from gateway.errors import ErrorText, Fault, Rejected
 from gateway.line import TIRED, Line
 from gateway.model import Action, Call, State, Status
-from gateway.money import text
+from gateway.money import Money, text
 from test_adapters import SAID
 from world import Form, Panel, World, world
 
@@ -497,6 +497,40 @@ async def test_orders_that_waited_for_a_place_are_not_sent_to_a_provider_that_ti
         assert (TIRED, 40 - TIRED) == (len(p.asked("add")), len(q.asked("add")))
 
 
+async def test_a_provider_that_answers_no_order_gets_few_though_it_answers_what_is_read(
+    tmp_path: Path,
+) -> None:
+    p, q = Panel(add=LOST), Panel()
+    async with two(tmp_path, yaml(), p, q) as one:
+        for number in range(40):
+            await add(one, [number])
+            if number % 4 == 3:
+                await one.gateway.router.balance("p")
+
+        assert TIRED <= len(p.asked("add")) <= TIRED + 1, "and once more after a rest, at most"
+        assert 40 == len(p.asked("add")) + len(q.asked("add"))
+
+
+async def test_a_queue_is_not_sent_to_a_provider_before_it_has_answered_one_order_of_it(
+    tmp_path: Path,
+) -> None:
+    p = Panel(add=DOWN)
+    file = yaml(p="limits: {concurrency: 100, per_second: 1000}", first=ALONE, orders=QUEUE)
+    async with two(tmp_path, file, p) as one:
+        await add(one, range(60))
+        p.answers["add"] = LOST
+        p.calls.clear()
+        one.clock.forward(HOUR)
+        await one.gateway.router.balance("p")
+        await dispatched(one)
+        assert 1 == len(p.asked("add"))
+
+        line(one).health.rest.until = 0.0
+        p.answers["add"] = lambda form: {"order": 900 + links([form])[0]}
+        await one.gateway.router.balance("p")
+        assert [1, 58] == [await dispatched(one) for _ in range(2)]
+
+
 async def test_a_next_route_that_tired_while_the_first_was_asked_is_left_out(
     tmp_path: Path,
 ) -> None:
@@ -603,6 +637,67 @@ async def test_no_more_is_at_risk_than_the_owner_allows(tmp_path: Path, answer: 
         await one.gateway.background._news()
         assert UNAVAILABLE == await one.add()
         assert 3 == len(p.asked("add"))
+
+
+@pytest.mark.parametrize("limit", ["max_unsettled", "the purse"])
+async def test_a_queue_that_may_be_sent_again_keeps_to_what_is_allowed(
+    tmp_path: Path, limit: str
+) -> None:
+    """All sixty are looked at in one go, before the first of them is on its way."""
+    p = Panel(add=LOST)
+    more = "max_unsettled: 0.30, " if limit == "max_unsettled" else ""
+    wide = f"{more}limits: {{concurrency: 100, per_second: 1000}}"
+    async with two(tmp_path, yaml(p=wide, first=ALONE, orders=QUEUE), p) as one:
+        await told(one, "0.01")
+        await add(one, range(60))
+        await told(one, "1000" if more else "0.30")
+
+        assert 3 == await dispatched(one)
+        assert 3 == len(p.asked("add"))
+        assert [State.UNKNOWN] * 3 + [State.QUEUED] == await states(one, 1, 2, 3, 4)
+        assert 0 == line(one).reserved
+        assert 0 == await dispatched(one)
+
+
+async def test_an_order_that_has_waited_is_not_sent_for_more_than_is_allowed(
+    tmp_path: Path,
+) -> None:
+    """What its provider tells meanwhile counts, and its next route keeps to its own limit."""
+    p, q = Panel(), Panel()
+    async with two(tmp_path, yaml(p=NARROW, q="max_unsettled: 0.20"), p, q) as one:
+        place = line(one).place_now()
+        assert place is not None
+        waiting = [asyncio.create_task(one.add(link=link(number))) for number in range(5)]
+        while len(one.gateway.orders._sender.flights) < 5:
+            await asyncio.sleep(0.01)
+        line(one).saw_purse(Money.of("0.01", "USD"), one.clock.at + 1)
+        place.leave()
+        answers = await asyncio.gather(*waiting)
+
+        assert 3 == answers.count(UNAVAILABLE)
+        assert ([], 2) == (p.asked("add"), len(q.asked("add")))
+
+
+async def test_an_answer_that_is_being_written_down_is_at_risk(tmp_path: Path) -> None:
+    """The store is asked in the moment between an answer and its commit."""
+    other = apsw.Connection(str(tmp_path / "gateway.db"))
+
+    def take(_: Form) -> object:
+        other.execute("BEGIN IMMEDIATE")
+        return {"order": 1}
+
+    p = Panel(add=take)
+    async with two(tmp_path, yaml(p="max_unsettled: 0.10", first=ALONE), p) as one:
+        first = asyncio.create_task(one.add())
+        while not p.asked("add") or line(one).reserved:
+            await asyncio.sleep(0.001)
+        await one.gateway.background._news()
+        why = line(one).why_not(90_000)
+        other.execute("ROLLBACK")
+        other.close()
+
+        assert "max_unsettled" in why
+        assert {"order": 1} == await first
 
 
 async def test_what_is_settled_is_at_risk_no_longer(tmp_path: Path) -> None:
