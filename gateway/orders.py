@@ -21,7 +21,7 @@ from gateway.model import Customer, Order, State
 from gateway.router import Router
 from gateway.sending import UNDER_WAY, Sender
 from gateway.services import Service
-from gateway.store import Claim, Lease, Placed, Placement, Step, Store
+from gateway.store import Claim, Lease, Placed, Placement, Step, Store, Transition
 from gateway.transitions import Choice, Following
 
 log = structlog.get_logger()
@@ -227,10 +227,12 @@ class Orders:
             last = page[-1].id
             for order in page:
                 waited_for = not order.attempt and order.attempt_at > young
-                if waited_for or order.id in self._sender.flights:
+                if waited_for:
                     continue  # who placed it still sees to it
-                if now - order.queued_at > self._promises.queue_for * 1000:
-                    await self._expire(order)
+                if change := self._sender.expired(order):  # also one that waits for its place
+                    await self._expire(order, change)
+                elif order.id in self._sender.flights:
+                    continue
                 elif order.service not in full and (choices := self._due(order, now)):
                     usable = self._sender.usable(choices)
                     if usable and under_way[usable[0].provider] < AT_ONCE:
@@ -255,11 +257,10 @@ class Orders:
         form = order_form.Form(order.params, order.size, None)
         return self._shop.choices(service, form, order.charge)
 
-    async def _expire(self, order: Order) -> None:
-        words = "no route took it in time"
-        change = transitions.given_up(words, ErrorText.UNAVAILABLE, self._now(), late=True)
-        await self._store.advance([Step(order.id, change)])
-        log.warning("a queued order was canceled", order=order.id, reason=words)
+    async def _expire(self, order: Order, change: Transition) -> None:
+        (after,) = await self._store.advance([Step(order.id, change)])
+        if isinstance(after, Order) and after.state is State.FAILED:
+            log.warning("a queued order was canceled, being too old", order=order.id)
 
     # --- decided --------------------------------------------------------------------------
 

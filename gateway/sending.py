@@ -174,6 +174,9 @@ class Sender:
                 admission.place = await line.place(patient=patient and flight.answered)
             finally:
                 flight.waiting = False
+        if flight.answered and self.expired(order):
+            msg = "its turn came too late"
+            raise Unreachable(msg)
         latest = self._latest(order, choice)  # its rate may have risen meanwhile
         if latest is None:
             msg = f"{line.name} can't take it for this charge any more"
@@ -181,11 +184,20 @@ class Sender:
         flight.choose(line, latest.cost)
         return latest
 
+    def expired(self, order: Order) -> Transition | None:
+        """Return what cancels an order that has been queued for longer than the owner lets it."""
+        if self._now() - order.queued_at <= self._promises.queue_for * 1000:
+            return None
+        words = "no route took it in time"
+        return transitions.given_up(words, ErrorText.UNAVAILABLE, self._now(), late=True)
+
     async def _give_up(self, flight: Flight, order: Order, words: str) -> Order:
         """End an order that found no place anywhere, unless it may wait for another time.
 
         Whoever has its id already is better served by an order that comes later than by none.
         """
+        if flight.answered and (change := self.expired(order)):
+            return await self._decide(flight, order, change)
         if flight.answered or self._promises.unavailable == "queue":
             return order
         change = transitions.given_up(

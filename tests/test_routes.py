@@ -825,6 +825,29 @@ async def test_who_has_waited_too_long_is_canceled_and_has_his_money_back(tmp_pa
         assert ("99.91", "0.00") == (await one.balance(), await held(one))
 
 
+@pytest.mark.parametrize("seen_by", ["whoever looks through the queue", "itself at its turn"])
+async def test_who_has_waited_too_long_for_his_place_is_not_sent(
+    tmp_path: Path, seen_by: str
+) -> None:
+    p = Panel()
+    orders = f"{QUEUE}, queue_for: 1h"
+    async with two(tmp_path, yaml(p=NARROW, first=ALONE, orders=orders), p) as one:
+        await queued(one, [1])
+        place = line(one).place_now()
+        assert place is not None
+        assert 1 == await one.gateway.orders.dispatch()
+        one.clock.forward(HOUR + 1000)
+        if seen_by == "whoever looks through the queue":
+            await one.gateway.orders.dispatch()
+            assert ([State.FAILED], "100.00") == (await states(one, 1), await one.balance())
+        place.leave()
+        await landed(one)
+
+        assert [] == p.asked("add")
+        assert "Canceled" == (await one.api("status", order=1))["status"]
+        assert ("100.00", 0) == (await one.balance(), line(one).reserved)
+
+
 async def test_a_queue_that_stands_still_does_not_hold_up_another(tmp_path: Path) -> None:
     """However long it is."""
     p, q = Panel(), Panel()
