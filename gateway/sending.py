@@ -27,7 +27,7 @@ from gateway.errors import (
 from gateway.flight import Aloft, Flight
 from gateway.model import Order, State
 from gateway.router import Router
-from gateway.store import Step, Store, Transition
+from gateway.store import Failure, Step, Store, Transition
 from gateway.transitions import Choice, Following
 
 log = structlog.get_logger()
@@ -287,6 +287,9 @@ class Sender:
                 if after.version > order.version + 1:  # somebody else has had to do with it
                     flight.answered = True
                 return after
+            if after is Failure.NO_ORDER:
+                msg = f"order {order.id} is not in the database any more; said: {upstream_id}"
+                raise LookupError(msg)
             log.error("an answer cannot be true", order=order.id, reason=after, said=upstream_id)
             words = f"{after}: {upstream_id}"
             change = transitions.unknown(words, order.attempt, self._now())

@@ -951,6 +951,27 @@ async def test_an_order_that_is_tried_again_by_hand_waits_as_if_it_were_new(
         assert ([1], [State.PLACED]) == (links(p.asked("add")), await states(one, 1))
 
 
+async def test_an_order_that_is_not_in_the_database_any_more_is_sent_no_further(
+    tmp_path: Path,
+) -> None:
+    """Such as after a copy of yesterday was put in its place."""
+    hold = Hold()
+    p, q = Panel(add=hold), Panel()
+    async with two(tmp_path, yaml(), p, q) as one:
+        order = asyncio.create_task(one.add(link=link(1)))
+        while not p.asked("add"):
+            await asyncio.sleep(0.01)
+        other = apsw.Connection(str(tmp_path / "gateway.db"))
+        other.execute("CREATE TABLE kept AS SELECT * FROM orders")
+        other.execute("DELETE FROM orders")
+        hold.let()
+        assert {"order": 1} == await asyncio.wait_for(order, 5)
+        other.execute("INSERT INTO orders SELECT * FROM kept")
+        other.close()
+
+        assert ([], 0) == (q.asked("add"), line(one).reserved)
+
+
 async def test_a_queued_order_is_tried_less_often_the_oftener_it_was_refused(
     tmp_path: Path,
 ) -> None:
