@@ -213,9 +213,13 @@ class Background:
     # --- what every process does ----------------------------------------------------------
 
     async def _news(self) -> None:
-        """Take up what other processes have seen and done."""
-        await self._sync.refresh()
-        await self._orders.take_back()
+        """Take up what other processes have seen and done; no part of it hinders the others."""
+        await self._once("what is for sale", self._sync.refresh())
+        await self._once("what was not written", self._orders.take_back())
+        await self._once("what is at risk", self._accounts())
+
+    async def _accounts(self) -> None:
+        """Take up what the providers' balances are, and what is not settled there."""
         seen = await self._store.sightings()
         limited = any(line.max_unsettled is not None for line in self._router.lines.values())
         # Whatever changes while the store is asked counts twice for a moment, and not never.

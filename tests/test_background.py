@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+import apsw
 import httpx
 import msgspec
 import pytest
@@ -469,6 +470,20 @@ def test_every_process_knows_what_is_at_risk(machine: Machine) -> None:
     machine.panel.answers["status"] = DONE
     first.run_for(10)
     assert 3 == other.add(customer)
+
+
+def test_one_piece_of_news_that_fails_does_not_hinder_the_others(machine: Machine) -> None:
+    """What is for sale can't be read; what the balance is can."""
+    first = machine.process().start()
+    first.run_until_open()
+    other = machine.process(loop=first.loop)
+    database = apsw.Connection(str(machine.folder / "gateway.db"))
+    database.execute("DELETE FROM counters WHERE name = 'offers'")
+    database.close()
+    other.start(work=False)
+    first.run_for(15)
+
+    assert 100_000_000 == other.gateway.router.lines["p"].purse
 
 
 def test_money_that_one_process_has_sent_off_is_missing_in_the_purse_of_all(
