@@ -21,6 +21,7 @@ from gateway import sandbox, upstream
 from gateway.sandbox.app import Stall
 from gateway.sandbox.faults import FAULTS, Served, Switch
 from gateway.sandbox.panel import Order as Theirs
+from gateway.simulation.bounds import Calls
 from gateway.simulation.loop import Clock, Loop
 
 SPEED = 20.0
@@ -268,15 +269,24 @@ def _ids(form: Mapping[str, str]) -> list[str]:
 class Wire(httpx.AsyncBaseTransport):
     """What one process writes to the panels with."""
 
-    def __init__(self, panels: Panels, process: int, chance: random.Random) -> None:
+    def __init__(self, panels: Panels, process: int, calls: Calls, chance: random.Random) -> None:
         self._panels = panels
         self._process = process
+        self._calls = calls
         self._chance = chance
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Carry a request, or don't."""
         form = dict(parse_qsl((await request.aread()).decode(), keep_blank_values=True))
         call = self._panels.begin(request.url.path.strip("/"), form, self._process)
+        if wrong := self._calls.begin(call.provider):
+            self._panels.wrong.append(wrong)
+        try:
+            return await self._carry(request, call)
+        finally:
+            self._calls.end(call.provider)
+
+    async def _carry(self, request: httpx.Request, call: Call) -> httpx.Response:
         request.extensions[upstream.UNWRITTEN] = True
         if call.trouble == "refused":
             await asyncio.sleep(0.01)

@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
@@ -25,6 +26,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is decided before a simulation begins.
 
     Attributes:
+        other: the owner's file after he has changed it.
         services: our ids, and what an order of each must say.
         customers: how many there are.
         opening: what each of them begins with, in millionths.
@@ -39,6 +41,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     orders: int
     config: Config
+    other: Config
     services: dict[int, Row]
     panels: tuple[str, ...]
     customers: int = 2
@@ -60,10 +63,12 @@ def plan(seed: int, orders: int) -> Plan:
     panels = tuple(chance.sample(sandbox.PANELS, chance.choice((1, 2, 2, 3))))
     services = _services(panels, chance)
     wild = chance.random() < 0.5  # noqa: PLR2004
+    file = _file(panels, services, chance)
     return Plan(
         seed=seed,
         orders=orders,
-        config=_config(panels, services, chance),
+        config=_config(file, panels),
+        other=_config(_changed(file, chance), panels),
         services={ours: row for ours, (row, _) in services.items()},
         panels=panels,
         customers=chance.randint(1, 3),
@@ -83,10 +88,12 @@ def single(seed: int, orders: int = 1, *, crash_at: int, stops: bool = False) ->
     chance = random.Random(f"single {seed}")  # noqa: S311
     panels = (chance.choice(sandbox.PANELS),)
     services = _services(panels, chance)
+    config = _config(_file(panels, services, chance), panels)
     return Plan(
         seed=seed,
         orders=orders,
-        config=_config(panels, services, chance),
+        config=config,
+        other=config,
         services={ours: row for ours, (row, _) in services.items()},
         panels=panels,
         customers=1,
@@ -111,12 +118,15 @@ def _services(
     return found
 
 
-def _config(
+File = dict[str, Any]
+
+
+def _file(
     panels: tuple[str, ...],
     services: dict[int, tuple[Row, tuple[str, ...]]],
     chance: random.Random,
-) -> Config:
-    """Return an owner's file; JSON is YAML."""
+) -> File:
+    """Return what stands in the owner's file."""
     provider: dict[str, object] = {
         "timeout": f"{TIMEOUT:g}s",
         "limits": {
@@ -131,7 +141,7 @@ def _config(
     }
     if chance.random() < 0.3:  # noqa: PLR2004
         provider["max_unsettled"] = chance.choice((1, 10))
-    file = {
+    return {
         "currency": "USD",
         "exchange_rates": {"INR": "0.0119"},
         "markup": "25%",
@@ -152,16 +162,26 @@ def _config(
         "orders": {
             "answer_within": chance.choice(("1s", "3s", "10s")),
             "unavailable": chance.choice(("refuse", "queue")),
-            "queue_for": chance.choice(("40s", "1h")),
+            "queue_for": chance.choice(("10s", "40s", "1h")),
             "unknown_refusals": chance.choice(("stop", "next")),
             "duplicates": chance.choice(("allow", "same")),
             "duplicate_window": "10m",
         },
     }
+
+
+def _changed(file: File, chance: random.Random) -> File:
+    """Return the file with other prices, and other patience with the providers' answers."""
+    orders = file["orders"] | {"answer_within": chance.choice(("1s", "3s"))}
+    return file | {"markup": chance.choice(("20%", "30%")), "orders": orders}
+
+
+def _config(file: File, panels: tuple[str, ...]) -> Config:
+    """Return the file as the gateway reads it; JSON is YAML."""
     keys = {f"KEY_{number}": sandbox.key(name) for number, name in enumerate(panels)}
     adapters = {name: adapter.currency for name, adapter in ADAPTERS.items()}
     text = "\n".join(f"{name}: {json.dumps(block)}" for name, block in file.items())
-    for ours in services:
+    for ours in file["services"]:
         text = text.replace(f'"{ours}":', f"{ours}:")
     return config.parse(text, "providers.yaml", keys, adapters)
 

@@ -16,6 +16,7 @@ from gateway.cache import MemoryCache
 from gateway.config import Config
 from gateway.endpoint import Endpoint, Message
 from gateway.limits import Limits
+from gateway.simulation.bounds import Calls
 from gateway.simulation.loop import Clock, Loop
 from gateway.simulation.panels import Panels, Wire
 from gateway.store.sqlite import SqliteStore
@@ -32,6 +33,7 @@ class Process:
         doom: at which of its steps something happens to it; ``None``: at none.
         ready: whether it takes requests.
         alive: whether it will ever do anything again.
+        calls: those that it makes at the panels.
 
     """
 
@@ -55,7 +57,9 @@ class Process:
         self._endpoint: Endpoint
         self._config = config
         self._clock = clock
-        self._wire = Wire(panels, number, chance)
+        self.calls = Calls(config.providers, clock)
+        self._wire = Wire(panels, number, self.calls, chance)
+        self._changing = asyncio.Lock()
         self._waiting: dict[asyncio.Future[Answer], None] = {}  # in order, as no set is
         self.loop.create_task(self._start(path, work=work))
 
@@ -65,20 +69,37 @@ class Process:
         cache = MemoryCache(clock=self._clock)
         gateway = Gateway(self._config, store, cache, Upstream(self._wire), auth, self._clock.now)
         await gateway.shop.refresh()
+        self._serve_by(gateway)
+        if work:
+            gateway.background.start()
+        self.ready = True
+
+    def _serve_by(self, gateway: Gateway) -> None:
         self.gateway = gateway
         self._endpoint = Endpoint(
-            auth,
+            gateway.auth,
             gateway.shop,
             gateway.listing,
             gateway.orders,
             gateway.follow,
-            store,
+            gateway.store,
             Starlette(),
-            limits=Limits(self._config.limits, self._clock),
+            limits=Limits(gateway.config.limits, self._clock),
         )
-        if work:
-            gateway.background.start()
-        self.ready = True
+
+    def take_up(self, config: Config) -> None:
+        """Let it take up a changed file, as soon as it has taken up the one before."""
+        self.loop.create_task(self._take_up(config))
+
+    async def _take_up(self, config: Config) -> None:
+        async with self._changing:
+            before = self.gateway
+            if not self.ready or config is before.config:
+                return
+            self._serve_by(await before.changed(config))
+            await before.background.stop()
+            self.gateway.background.start()
+            await wind_down(before)
 
     def take(self, form: Mapping[str, str], answer: "asyncio.Future[Answer]") -> None:
         """Take a customer's request; the answer is his, and of his own loop."""
@@ -107,6 +128,15 @@ class Process:
         if not answer.done():
             answer.set_result((sent[0]["status"], json.loads(sent[1]["body"])))
 
+    def pause(self) -> None:
+        """Stop it as SIGSTOP does."""
+        self.loop.stopped = True
+
+    def go_on(self) -> None:
+        """Let it go on as SIGCONT does."""
+        self.loop.stopped = False
+        self.calls.go_on()
+
     def kill(self) -> None:
         """End it as kill -9 does: nothing of it ever runs again, and its customers' lines break."""
         self.alive = self.ready = False
@@ -121,6 +151,7 @@ class Process:
         return self.loop.create_task(self._stop())
 
     async def _stop(self) -> None:
-        await wind_down(self.gateway)
+        async with self._changing:
+            await wind_down(self.gateway)
         await self.gateway.store.close()
         self.kill()

@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from gateway import auth, ledger
+from gateway.app import WATCHED
 from gateway.model import Customer
 from gateway.money import Money
 from gateway.simulation.invariants import Invariants, Violated
@@ -81,6 +82,7 @@ class World:
         self.raised: list[str] = []
         self.step = 0
         self.trace: list[str] = []
+        self._config = plan.config
         self._path = folder / "gateway.db"
         self._store = SqliteStore.rehearse(self._path)
         self._scheduler = Scheduler(self.clock, self.chance)
@@ -240,7 +242,7 @@ class World:
     def _begin(self, *, work: bool = True) -> Process:
         number = len(self._processes) + len(self._ended)
         process = Process(
-            number, self._path, self.plan.config, self.clock, self.panels, self.chance, work=work
+            number, self._path, self._config, self.clock, self.panels, self.chance, work=work
         )
         self._processes.append(process)
         self._scheduler.loops.append(process.loop)
@@ -265,7 +267,7 @@ class World:
         if self.chance.random() < self.plan.stops:
             self.happened["stopped"] += 1
             self._note(f"process {process.number} is stopped")
-            process.loop.stopped = True
+            process.pause()
             seconds = self.chance.choice((0.5, 5.0, 12.0, 60.0, 2.5 * AFTER))
             self.outside.call_later(seconds, self._go_on, process)
             if len(self._processes) == 1:
@@ -278,7 +280,7 @@ class World:
     def _go_on(self, process: Process) -> None:
         if process.alive:
             self._note(f"process {process.number} goes on")
-            process.loop.stopped = False
+            process.go_on()
 
     # --- customers ----------------------------------------------------------------------------
 
@@ -305,7 +307,11 @@ class World:
             if answer is not None and answer[0] == 200:  # noqa: PLR2004
                 wish.open -= 1
                 self._invariants.answered(wish, answer[1])
-                return
+                if not wish.repeats or wish.got or self.chance.random() < 0.5:  # noqa: PLR2004
+                    return
+                self.happened["ordered again after a refusal"] += 1
+                await asyncio.sleep(self.chance.uniform(0, 10))
+                continue
             wish.lost = wish.lost or process.alive
             wish.open -= 1
             if not wish.repeats:
@@ -348,6 +354,7 @@ class World:
         events = (
             self._crash,
             self._deploy,
+            self._change,
             self._down,
             self._reprice,
             self._money,
@@ -375,6 +382,17 @@ class World:
         if process in self._processes:
             self._note(f"process {process.number} has ended")
             self._remove(process)
+
+    def _change(self) -> None:
+        """Let the owner change his file; each process sees that by itself."""
+        self.happened["file changed"] += 1
+        files = self.plan.config, self.plan.other
+        self._config = files[self._config is files[0]]
+        for process in self._processes:
+            if process.ready:
+                self.outside.call_later(
+                    self.chance.uniform(0, WATCHED), process.take_up, self._config
+                )
 
     def _down(self) -> None:
         self.happened["panel down"] += 1
