@@ -43,6 +43,7 @@ class Invariants:
         self.orders: dict[int, Order] = {}
         self._store = store
         self._panels = panels
+        self._readings: dict[str, tuple[int, int]] = {}
         self._edition = -1
         self._looks = 0
 
@@ -67,9 +68,19 @@ class Invariants:
                 yield f"order {order.id} is {order.state}, {order.status}, {order.upstream_id}"
                 self._order(order)
         self._money()
+        self._in_turn()
         self._looks += 1
         if self._looks % AUDIT_EVERY == 0:
             self._audit()
+
+    def _in_turn(self) -> None:
+        """Check that nobody writes a balance whose work is somebody else's by now."""
+        rows = "SELECT provider, count(*), max(asked_at) FROM readings GROUP BY provider"
+        for provider, count, last in self._store._read(rows):  # noqa: SLF001  # as above
+            before = self._readings.get(provider, (0, 0))
+            if count > before[0] and last == before[1]:
+                raise Violated(f"a balance of {provider} is written after a later one")
+            self._readings[provider] = count, last
 
     def sent(self) -> None:
         """Check that what was just written to a provider was marked as such before, durably."""

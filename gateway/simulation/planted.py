@@ -1,20 +1,60 @@
-"""Bugs to be planted: each breaks one promise in the real code, and the simulation must notice."""
+"""Bugs to be planted: each breaks one promise in the real code, and the simulation must notice.
+
+Each names what must be noticed: a bug that is found by something else has not been understood.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from gateway import ledger, settle, transitions, upstream
+from gateway.config import Provider
 from gateway.errors import Unreachable
 from gateway.evidence import Case, Finding, Verdict
-from gateway.model import SETTLED, Code, Kind, Order, Report, State, Transfer
+from gateway.line import Line
+from gateway.model import SETTLED, Code, Kind, Order, State, Transfer
 from gateway.orders import Orders
-from gateway.store import Change, Transition, books, sqlite
-from gateway.transitions import Choice, Following
+from gateway.store import Change, Transition, books, sqlite, sqlite_providers
+from gateway.transitions import Choice
 
 Movements = Callable[[Order | None, Order, int], tuple[Transfer, ...]]
+
+
+class Plant(msgspec.Struct, frozen=True):
+    """A bug.
+
+    Attributes:
+        bug: returns a context in which the gateway has it.
+        violates: matches what is said of the promise that it breaks, and nothing else.
+
+    """
+
+    bug: Callable[[], AbstractContextManager[None]]
+    violates: str
+
+    def __call__(self) -> AbstractContextManager[None]:
+        """Return a context in which the gateway has the bug."""
+        return self.bug()
+
+
+PLANTED: dict[str, Plant] = {}
+"""By the name that ``gateway simulate --plant`` takes."""
+
+
+def _violates(
+    violates: str,
+) -> Callable[[Callable[[], AbstractContextManager[None]]], Plant]:
+    """Enter a bug, with what it violates, among those that can be planted."""
+
+    def enter(bug: Callable[[], AbstractContextManager[None]]) -> Plant:
+        name = bug.__name__.replace("_", "-")
+        PLANTED[name] = Plant(bug, violates)
+        return PLANTED[name]
+
+    return enter
 
 
 @contextmanager
@@ -28,11 +68,13 @@ def _replaced(owner: object, name: str, other: Callable[[Any], object]) -> Itera
         setattr(owner, name, honest)
 
 
+@_violates(r"order \d+ (is queued, and may be with|has failed, and) ")
 def retry_on_timeout() -> AbstractContextManager[None]:
     """A provider that did not answer is taken not to have heard."""
     return _replaced(upstream, "Indeterminate", lambda _: Unreachable)
 
 
+@_violates(r"order \d+ is queued, and may be with ")
 def sent_again_after_a_crash() -> AbstractContextManager[None]:
     """What was being sent when the gateway stopped is sent once more."""
 
@@ -42,6 +84,7 @@ def sent_again_after_a_crash() -> AbstractContextManager[None]:
     return _replaced(transitions, "unknown", lambda _: unknown)
 
 
+@_violates(r"order \d+: (held|charged) .* in the books, .* by its state")
 def refund_twice() -> AbstractContextManager[None]:
     """A movement is posted again, under a key of its own."""
 
@@ -56,6 +99,7 @@ def refund_twice() -> AbstractContextManager[None]:
     return _replaced(ledger, "movements", other)
 
 
+@_violates(r"order \d+: held .* in the books, .* by its state")
 def lost_hold() -> AbstractContextManager[None]:
     """An order is placed without a hold on its customer's money."""
 
@@ -68,6 +112,7 @@ def lost_hold() -> AbstractContextManager[None]:
     return _replaced(ledger, "movements", other)
 
 
+@_violates(r"has an account below zero")
 @contextmanager
 def unguarded_debit() -> Iterator[None]:
     """Neither the books nor the database mind a balance below zero any more."""
@@ -87,7 +132,8 @@ def unguarded_debit() -> Iterator[None]:
         yield
 
 
-def missing_fence() -> AbstractContextManager[None]:
+@_violates(r"was sent to \S+ though nothing proves that|was sent to \S+ while it was ")
+def sent_by_two() -> AbstractContextManager[None]:
     """A process sends an order from the queue though another one is sending it."""
 
     def other(honest: Callable[[Choice, int, str], Transition]) -> object:
@@ -104,16 +150,19 @@ def missing_fence() -> AbstractContextManager[None]:
     return _replaced(transitions, "sending", other)
 
 
+@_violates(r"order \d+ was sent to \S+ while it was ")
 def sent_too_late() -> AbstractContextManager[None]:
     """A process that was stopped for a while goes on to send what was settled meanwhile."""
     return _replaced(upstream, "in_time", lambda _: lambda _: None)
 
 
+@_violates(r"stands \d+ times|was given the ids|though nothing proves that")
 def forgotten_key() -> AbstractContextManager[None]:
     """Nothing finds an order again by its idempotency key."""
     return _replaced(Orders, "_claim", lambda _: lambda *_: None)
 
 
+@_violates(r"order \d+ has failed, and \S+ has it")
 def hasty_evidence() -> AbstractContextManager[None]:
     """An order that the evidence leaves open is taken not to have been placed."""
 
@@ -129,12 +178,13 @@ def hasty_evidence() -> AbstractContextManager[None]:
     return _replaced(settle, "judge", other)
 
 
+@_violates(r"; \S+ says \w+, which makes ")
 def deaf_to_late_truth() -> AbstractContextManager[None]:
     """What a provider says of an order after its end is not taken over."""
 
-    def other(honest: Callable[[Report, int, Following], Transition]) -> object:
-        def reported(report: Report, at: int, following: Following) -> Transition:
-            change = honest(report, at, following)
+    def other(honest: Callable[..., Transition]) -> object:
+        def reported(*news: Any) -> Transition:  # noqa: ANN401  # whatever it is told
+            change = honest(*news)
             return lambda order: None if order.status in SETTLED else change(order)
 
         return reported
@@ -142,19 +192,34 @@ def deaf_to_late_truth() -> AbstractContextManager[None]:
     return _replaced(transitions, "reported", other)
 
 
-PLANTED: Mapping[str, Callable[[], AbstractContextManager[None]]] = {
-    plant.__name__.replace("_", "-"): plant
-    for plant in (
-        retry_on_timeout,
-        sent_again_after_a_crash,
-        refund_twice,
-        lost_hold,
-        unguarded_debit,
-        missing_fence,
-        sent_too_late,
-        forgotten_key,
-        hasty_evidence,
-        deaf_to_late_truth,
-    )
-}
-"""By the name that ``gateway simulate --plant`` takes."""
+@_violates(r"a balance of \S+ is written after a later one")
+def missing_fence() -> AbstractContextManager[None]:
+    """A process that was stopped for a while still does what is another one's work by now."""
+    return _replaced(sqlite_providers, "hold", lambda _: lambda *_: None)
+
+
+def _limited(
+    *, limits: Mapping[str, object] = MappingProxyType({}), **others: object
+) -> AbstractContextManager[None]:
+    """Let the line to a provider take its limits for others than the owner's file says."""
+
+    def other(honest: Callable[..., None]) -> object:
+        def begin(line: Line, name: str, provider: Provider, *rest: object) -> None:
+            changed = {"limits": provider.limits.model_copy(update=limits), **others}
+            honest(line, name, provider.model_copy(update=changed), *rest)
+
+        return begin
+
+    return _replaced(Line, "__init__", other)
+
+
+@_violates(r"is asked \d+ times within a second")
+def unpaced() -> AbstractContextManager[None]:
+    """A provider is asked as often as one likes."""
+    return _limited(limits={"per_second": None})
+
+
+@_violates(r"is asked \d+ things at once")
+def crowded() -> AbstractContextManager[None]:
+    """A provider is asked as many things at once as there are."""
+    return _limited(limits={"concurrency": 100})
