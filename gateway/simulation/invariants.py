@@ -5,9 +5,12 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from gateway import ledger, money
+from gateway.config import Config
 from gateway.model import Order, State
-from gateway.simulation.loop import at_once
+from gateway.simulation.bounds import Calls, Risk
+from gateway.simulation.loop import Clock, at_once
 from gateway.simulation.panels import Panels, target
+from gateway.simulation.plan import TIMEOUT
 from gateway.store.sqlite import SqliteStore
 
 AUDIT_EVERY = 100
@@ -38,19 +41,22 @@ class Invariants:
 
     """
 
-    def __init__(self, store: SqliteStore, panels: Panels) -> None:
+    def __init__(self, store: SqliteStore, panels: Panels, config: Config, clock: Clock) -> None:
         self.paid_in: dict[int, int] = {}
         self.orders: dict[int, Order] = {}
         self._store = store
         self._panels = panels
+        self._clock = clock
+        self._queue_for = config.orders.queue_for
+        self._risk = Risk(config.providers, clock)
         self._readings: dict[str, tuple[int, int]] = {}
         self._edition = -1
         self._looks = 0
 
     # --- after every step -------------------------------------------------------------------
 
-    def look(self) -> Iterator[str]:
-        """Check every order that has changed; yields what did."""
+    def look(self, process: Calls | None = None) -> Iterator[str]:
+        """Check every order that has changed, by what a process did; yields what did."""
         read = self._store._read  # noqa: SLF001  # cheaper than reading all orders at each step
         ((edition,),) = read("PRAGMA data_version")
         if edition == self._edition:
@@ -63,15 +69,24 @@ class Invariants:
             if one not in self.orders or self.orders[one].version != version
         ]
         if fresh:
-            for order in at_once(self._store.orders(fresh)).values():
-                self.orders[order.id] = order
+            found = at_once(self._store.orders(fresh))
+            marked = [one for one in found.values() if self._is_marked(one)]
+            self.orders |= found
+            for order in found.values():
                 yield f"order {order.id} is {order.state}, {order.status}, {order.upstream_id}"
                 self._order(order)
+            if process and (wrong := self._risk.mark(marked, self.orders.values(), process)):
+                raise Violated(wrong)
         self._money()
         self._in_turn()
         self._looks += 1
         if self._looks % AUDIT_EVERY == 0:
             self._audit()
+
+    def _is_marked(self, order: Order) -> bool:
+        """Tell whether an order is about to be sent, and was not when it was last looked at."""
+        before = self.orders.get(order.id)
+        return order.state is State.SENDING and (not before or before.attempt != order.attempt)
 
     def _in_turn(self) -> None:
         """Check that nobody writes a balance whose work is somebody else's by now."""
@@ -92,6 +107,12 @@ class Invariants:
             if order.state is not State.SENDING or order.provider != call.provider:
                 raise Violated(
                     f"order {order.id} was sent to {call.provider} while it was {order.state}"
+                )
+            waited = self._clock.now() / 1000 - order.queued_at / 1000
+            if order.queued_at and waited > self._queue_for + TIMEOUT:
+                raise Violated(
+                    f"order {order.id} was sent after {waited:g} s, and {self._queue_for:g} s "
+                    "is the longest that it may wait"
                 )
         self._panels.just_sent.clear()
 

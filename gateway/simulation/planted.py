@@ -223,3 +223,24 @@ def unpaced() -> AbstractContextManager[None]:
 def crowded() -> AbstractContextManager[None]:
     """A provider is asked as many things at once as there are."""
     return _limited(limits={"concurrency": 100})
+
+
+@_violates(r"is at risk at ")
+def boundless_risk() -> AbstractContextManager[None]:
+    """A provider gets orders however many of them are not settled."""
+    return _limited(max_unsettled=None)
+
+
+@_violates(r"is the longest that it may wait")
+def boundless_queue() -> AbstractContextManager[None]:
+    """An order waits in the queue for as long as it takes."""
+
+    def other(honest: Callable[..., None]) -> object:
+        def begin(orders: Orders, *parts: Any) -> None:  # noqa: ANN401  # see there
+            store, router, shop, promises, *rest = parts
+            endless = promises.model_copy(update={"queue_for": 1e6})
+            honest(orders, store, router, shop, endless, *rest)
+
+        return begin
+
+    return _replaced(Orders, "__init__", other)

@@ -33,7 +33,7 @@ class Process:
         doom: at which of its steps something happens to it; ``None``: at none.
         ready: whether it takes requests.
         alive: whether it will ever do anything again.
-        calls: those that it makes at the panels.
+        calls: those that it makes, and when it was stopped.
 
     """
 
@@ -131,6 +131,7 @@ class Process:
     def pause(self) -> None:
         """Stop it as SIGSTOP does."""
         self.loop.stopped = True
+        self.calls.stop()
 
     def go_on(self) -> None:
         """Let it go on as SIGCONT does."""

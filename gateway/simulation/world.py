@@ -93,7 +93,7 @@ class World:
         self._doomed = False
         self._rested_at = 0.0
         self._digest = hashlib.sha256()
-        self._invariants = Invariants(self._store, self.panels)
+        self._invariants = Invariants(self._store, self.panels, plan.config, self.clock)
 
     # --- from beginning to end ----------------------------------------------------------------
 
@@ -203,23 +203,23 @@ class World:
         """Do one step, whatever it brings, and see whether all promises still hold."""
         loop = self._scheduler.turn()
         self.step += 1
-        self._check()
-        for process in self._processes:
-            if process.loop is loop and process.doom is not None and loop.steps >= process.doom:
-                process.doom = None
-                self._befall(process)
-                break
+        process = next((one for one in self._processes if one.loop is loop), None)
+        self._check(process)
+        if process and process.doom is not None and loop.steps >= process.doom:
+            process.doom = None
+            self._befall(process)
 
-    def _check(self) -> None:
+    def _check(self, process: Process | None = None) -> None:
+        """See whether all promises hold, after a step of a process, or of all that is outside."""
         for line in self.panels.trace:
             self._note(line)
         self.panels.trace.clear()
         wrong = self.panels.wrong + self.raised + self.outside.wrong
-        for process in self._processes:
-            wrong += process.loop.wrong
+        for one in self._processes:
+            wrong += one.loop.wrong
         if wrong:
             raise Violated(wrong[0])
-        for line in self._invariants.look():
+        for line in self._invariants.look(process.calls if process else None):
             self._note(line)
         self._invariants.sent()
 
