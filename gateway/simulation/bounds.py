@@ -33,7 +33,8 @@ class Calls:
 
     def stop(self) -> None:
         """It does nothing from now on."""
-        self._stopped_at = self._clock()
+        if self._clock() - self._awake_since >= NEWS:  # else it has not learnt anything new
+            self._stopped_at = self._clock()
 
     def go_on(self) -> None:
         """It does again what it did."""
