@@ -473,6 +473,21 @@ async def test_nothing_is_concluded_where_not_all_that_may_be_missing_are_known(
         }
 
 
+async def test_an_order_beyond_those_that_are_weighed_is_shown_with_the_reason(trade: Open) -> None:
+    """A thousand others are older than it."""
+    async with trade("suggest") as one:
+        await one.unknown(taken=False)
+        order = await one.order(await one.unknown(taken=False))
+        gateway = one.one.gateway
+        full: Any = Full(gateway.store, State.UNKNOWN)
+        shown = await _evidence(full, gateway.config, order) or {}
+
+        assert ("open", "more orders are unknown there than can be weighed") == (
+            shown["says"],
+            shown["why"],
+        )
+
+
 async def test_an_order_sent_while_the_others_are_read_is_not_taken_for_one_of_them(
     trade: Open,
 ) -> None:

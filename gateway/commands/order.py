@@ -24,7 +24,7 @@ from gateway.commands.terminal import (
 from gateway.commands.terminal import since as since_
 from gateway.config import Config
 from gateway.errors import Fault
-from gateway.evidence import Verdict
+from gateway.evidence import Finding, Verdict
 from gateway.model import Cancel, Event, Order, Refusal, Report, State, Status, Transfer
 from gateway.money import text
 from gateway.router import Router
@@ -157,16 +157,19 @@ async def _evidence(store: Store, config: Config, order: Order) -> dict[str, obj
     if order.state is not State.UNKNOWN:
         return None
     findings = await settle_.weigh(store, config.providers, order.provider)
-    found = findings.get(order.id)
+    absent = Finding(Verdict.OPEN, f"{order.provider} is not in the configuration")
+    if order.provider in config.providers:
+        absent = settle_.TOO_MANY
+    found = findings.get(order.id, absent)
     decide = {
         Verdict.PLACED: f"{command} --placed, or with its id --upstream THEIR_ID",
         Verdict.NOT_PLACED: f"{command} --not-placed",
     }
     by_hand = f"look at the panel, then {command} --upstream THEIR_ID or --not-placed"
     return {
-        "says": found.verdict if found else Verdict.OPEN,
-        "why": found.why if found else f"{order.provider} is not in the configuration",
-        "decide": decide.get(found.verdict, by_hand) if found else by_hand,
+        "says": found.verdict,
+        "why": found.why,
+        "decide": decide.get(found.verdict, by_hand),
     }
 
 
