@@ -5,8 +5,8 @@ Each names what must be noticed: a bug that is found by something else has not b
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from types import MappingProxyType
-from typing import Any
+from types import FunctionType, MappingProxyType
+from typing import Any, cast
 
 import msgspec
 
@@ -50,7 +50,7 @@ def _violates(
     """Enter a bug, with what it violates, among those that can be planted."""
 
     def enter(bug: Callable[[], AbstractContextManager[None]]) -> Plant:
-        name = bug.__name__.replace("_", "-")
+        name = cast("FunctionType", bug).__name__.replace("_", "-")
         PLANTED[name] = Plant(bug, violates)
         return PLANTED[name]
 
