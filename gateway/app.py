@@ -200,6 +200,8 @@ async def wind_down(gateway: Gateway) -> None:
     await gateway.follow.drain(DRAIN)
     if left := await gateway.orders.drain(DRAIN):
         log.warning("stopped with orders under way", orders=left)
+    with suppress(StoreUnavailable):
+        await gateway.orders.take_back()  # nobody else knows of these
 
 
 class Running:

@@ -64,7 +64,7 @@ class Aloft:
     Attributes:
         flights: by the ids of the orders.
         unsure: marks of orders that were not sent, and of which nobody knows if they were written,
-            and since when.
+            and when they were first looked for.
 
     """
 

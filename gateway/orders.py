@@ -123,7 +123,7 @@ class Orders:
         try:
             (placed,) = await self._store.place([placement])
         except BaseException:
-            self._unsure[flight.sender] = self._now()
+            self._unsure[flight.sender] = 0
             flight.turn_away(unused=True)
             raise
         if isinstance(placed, ErrorText):
@@ -290,12 +290,12 @@ class Orders:
         the process that was to send it knows that.
         """
         now = self._now()
-        unsure = dict(self._unsure)
+        unsure = set(self._unsure)
         if not unsure:
             return 0
         words = "the database did not say that it was written"
         steps = []
-        for state in UNDER_WAY:
+        for state in (*UNDER_WAY, State.UNKNOWN):
             steps += [
                 Step(order.id, transitions.never_sent(words, order.sender, now))
                 for order in await self._store.undecided(state, MOST_UNDECIDED)
@@ -304,9 +304,11 @@ class Orders:
         if steps:
             await self._store.advance(steps)
             log.warning("orders were taken back", orders=[one.order for one in steps])
-        # A server that is held up may still do it a while after everybody has given up.
-        for mark, since in unsure.items():
-            if now - since > transitions.MINUTE:
+        # A server that was held up may still do it a while after it is back.
+        for mark in unsure:
+            if not self._unsure[mark]:
+                self._unsure[mark] = now
+            elif now - self._unsure[mark] > transitions.MINUTE:
                 del self._unsure[mark]
         return len(steps)
 

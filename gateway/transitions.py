@@ -160,10 +160,13 @@ def given_up(
 
 
 def never_sent(words: str, sender: str, at: int) -> Transition:
-    """Release an order that whoever placed it, known by his mark, has surely not sent."""
+    """Release an order that whoever placed it, known by his mark, has surely not sent.
+
+    Also one that somebody else has called unknown, since nobody seemed to be sending it any more.
+    """
 
     def change(order: Order) -> Change | None:
-        if order.sender != sender or order.state not in (State.QUEUED, State.SENDING):
+        if order.sender != sender or order.state not in ledger.UNDECIDED:
             return None
         fields = {"state": State.FAILED, "error": str(ErrorText.UNAVAILABLE)}
         frees = order.version == FIRST

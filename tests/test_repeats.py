@@ -86,3 +86,19 @@ async def test_a_repeat_that_waits_gets_the_id_though_the_file_changes_meanwhile
         place.leave()
 
         assert {"order": 1} == await repeat
+
+
+async def test_what_may_have_been_written_is_looked_for_a_minute_after_the_database_is_back(
+    tmp_path: Path,
+) -> None:
+    """However long it was away: the minute begins with the first look that succeeds."""
+    async with two(tmp_path, yaml(first=ALONE), Panel()) as one:
+        orders, unsure = one.gateway.orders, one.gateway.aloft.unsure
+        unsure["a mark"] = 0
+        left = []
+        for minutes in (60, 1, 0.1):
+            one.clock.forward(int(minutes * 60_000))
+            await orders.take_back()
+            left.append(len(unsure))
+
+        assert [1, 1, 0] == left

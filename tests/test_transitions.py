@@ -438,6 +438,14 @@ def test_an_order_that_ends_unrefused_was_unavailable(state: State, change: Tran
     assert "Service is unavailable" == become(example(state), change).order.error
 
 
+@pytest.mark.parametrize("state", [State.QUEUED, State.SENDING, State.UNKNOWN])
+def test_what_was_never_sent_is_released_whatever_others_think_of_it(state: State) -> None:
+    mine, other = (transitions.never_sent("no", one, NOW) for one in ("mine", "other"))
+
+    assert State.FAILED is become(example(state), mine).order.state
+    assert other(example(state)) is None
+
+
 def test_a_refusal_says_what_the_customer_is_told_and_what_the_owner_may_read() -> None:
     """The provider's words stay in the history."""
     change = become(example(State.SENDING), REFUSED)
