@@ -16,6 +16,7 @@ from types import NoneType
 from typing import Any, get_args
 
 from pydantic import ValidationError
+from pydantic.dataclasses import is_pydantic_dataclass
 
 from gateway.config.document import Document, Mistake, Steps, Unreadable, Unset
 from gateway.config.models import (
@@ -161,11 +162,11 @@ def _reword(document: Document, kind: str, steps: Steps, message: str) -> None:
         name = str(path[-1])
         example = _EXAMPLES.get(name, "…")
         document.blame(path, f"`{name}` is missing; add it, such as {name}: {example}")
-    elif kind == "extra_forbidden":
+    elif kind in {"extra_forbidden", "unexpected_keyword_argument"}:
         name, block = str(path[-1]), _type_at(path[:-1])
         known = _keys(block) if block is not None else ()
         document.blame(path, f"there is no key `{name}` here; {nearest(name, known)}", key=True)
-    elif kind == "model_type":
+    elif kind in {"model_type", "dataclass_type"}:
         wanted = "a block of keys and values"
         text = NOTHING if found is None else misfit(found, wanted).message()
         document.blame(path, text, key=found is None)
@@ -199,16 +200,17 @@ def _at(data: object, path: Steps) -> object:
 
 
 @cache
-def _keys(block: type[Block]) -> dict[str, Any]:
+def _keys(block: Any) -> dict[str, Any]:  # noqa: ANN401 -- a model or a dataclass
     """Return the type of each key of a block, by its name in the file."""
-    return {f.alias or name: f.annotation for name, f in block.model_fields.items()}
+    fields = block.__pydantic_fields__
+    return {f.alias or name: f.annotation for name, f in fields.items()}
 
 
-def _type_at(path: Steps) -> type[Block] | None:
+def _type_at(path: Steps) -> type | None:
     """Return the kind of block that belongs at a path of the file."""
     current: Any = Contents
     for step in path:
-        if isinstance(current, type) and issubclass(current, Block):
+        if _is_block(current):
             current = _keys(current).get(str(step))
         else:  # a dict's value, or a list's item
             current = get_args(current)[-1] if get_args(current) else None
@@ -218,7 +220,7 @@ def _type_at(path: Steps) -> type[Block] | None:
 
 
 def _is_block(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Block)
+    return isinstance(kind, type) and (issubclass(kind, Block) or is_pydantic_dataclass(kind))
 
 
 def _empty(data: object, path: Steps) -> Iterator[Steps]:
