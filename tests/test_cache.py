@@ -7,6 +7,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlsplit
 
@@ -17,7 +19,8 @@ from structlog.typing import EventDict
 
 import redistmp
 import wire
-from gateway.cache import OVERHEAD, Cache, MemoryCache, RedisCache, open_cache
+from gateway.cache import OVERHEAD, Cache, MemoryCache, open_cache
+from gateway.cache_shared import RedisCache
 
 
 class Clock:
@@ -236,6 +239,16 @@ async def test_two_processes_share_what_is_in_redis(redis_cache: RedisCache, ser
 def test_a_url_that_names_no_redis_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match=r"give redis://user:password@host:6379/0"):
         open_cache("memcached://localhost")
+
+
+def test_whoever_has_no_redis_is_spared_its_library() -> None:
+    """It takes 5 MB of every process."""
+    program = "import sys, gateway.commands.main; print('redis' in sys.modules)"
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert "False\n" == said.stdout
 
 
 async def test_after_closing_all_is_a_miss(redis_cache: RedisCache) -> None:

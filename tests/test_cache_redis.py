@@ -13,7 +13,8 @@ from structlog.testing import capture_logs
 
 import redistmp
 import wire
-from gateway.cache import RedisCache, open_cache
+from gateway.cache import open_cache
+from gateway.cache_shared import RedisCache
 
 
 @contextlib.asynccontextmanager

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import zstandard
 
-from gateway.cache import RedisCache
+from gateway.cache_shared import RedisCache
 from gateway.listing import CODINGS, Listing, chosen, part
 from redistmp import redis
 from world import ROWS, YAML, Panel, World, world
