@@ -93,7 +93,7 @@ class Unreadable(Exception):
         self.mistake = Mistake(spot, text)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Node:
     spot: Spot
     text: str | None = None
@@ -102,7 +102,7 @@ class _Node:
     size: int = 1
 
 
-@dataclass
+@dataclass(slots=True)
 class _Place:
     key: Spot
     value: Spot
