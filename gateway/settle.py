@@ -16,10 +16,11 @@ import structlog
 from gateway import transitions
 from gateway.config import Provider
 from gateway.errors import CallFailed
-from gateway.evidence import READINGS, Case, Finding, Verdict, judge
+from gateway.evidence import READINGS, Finding, Verdict, judge
 from gateway.follow import Follow
 from gateway.model import Order, Report, State
 from gateway.money import MILLION, Money
+from gateway.moves import Case
 from gateway.offload import offload
 from gateway.router import Router
 from gateway.store import Lease, Reading, Sighting, Step, Store

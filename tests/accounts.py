@@ -13,9 +13,10 @@ import msgspec
 
 import build
 from gateway import ledger, money, transitions
-from gateway.evidence import READINGS, Case, Finding, judge
+from gateway.evidence import READINGS, Finding, judge
 from gateway.model import Order, Report, State, Status
 from gateway.money import Money
+from gateway.moves import Case
 from gateway.store import Movement, Reading, Transition
 
 SECOND = 1000

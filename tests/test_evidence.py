@@ -25,8 +25,9 @@ from accounts import (
     whole,
 )
 from gateway import transitions
-from gateway.evidence import BOOKED_LATE, Finding, Verdict, judge
+from gateway.evidence import Finding, Verdict, judge
 from gateway.model import Order, State, Status
+from gateway.moves import BOOKED_LATE
 
 PLACED, NOT_PLACED, OPEN = Verdict.PLACED, Verdict.NOT_PLACED, Verdict.OPEN
 COST = 400_000

@@ -13,9 +13,10 @@ import msgspec
 from gateway import ledger, settle, transitions, upstream
 from gateway.config import Provider
 from gateway.errors import Unreachable
-from gateway.evidence import Case, Finding, Verdict
+from gateway.evidence import Finding, Verdict
 from gateway.line import Line
 from gateway.model import SETTLED, Code, Kind, Order, State, Transfer
+from gateway.moves import Case
 from gateway.orders import Orders
 from gateway.store import Change, Transition, books, sqlite, sqlite_providers
 from gateway.transitions import Choice
