@@ -113,6 +113,41 @@ async def test_a_server_that_is_held_up_is_not_waited_for_without_end(
         assert [0] == [account.held for account in held]
 
 
+async def test_a_server_that_its_owner_has_frozen_is_not_written_to(
+    own: Server, tmp_path: Path
+) -> None:
+    """Before he moves to another one, say; what was open already does not write either."""
+    p = Panel()
+    async with bare_database(own.url) as url, gateway_on(tmp_path, url, p) as one:
+        assert 200 == (await add(one, 1)).status_code
+        async with _frozen(own):
+            answers = [await add(one, number) for number in range(2, 5)]
+
+        assert {GONE} == {one.status_code for one in answers}
+        await goes_on(one, p, 1)
+
+
+@asynccontextmanager
+async def _frozen(server: Server) -> AsyncIterator[None]:
+    """Let the server take no writes for as long as the context lasts."""
+    await _set_read_only(server, "on")
+    try:
+        yield
+    finally:
+        await _set_read_only(server, "off")
+
+
+async def _set_read_only(server: Server, value: str) -> None:
+    db = await asyncpg.connect(server.url)
+    try:
+        await db.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+        await db.execute("SELECT pg_reload_conf()")
+        while value != await db.fetchval("SHOW default_transaction_read_only"):
+            await asyncio.sleep(0.01)
+    finally:
+        await db.close()
+
+
 async def test_a_server_without_a_connection_to_spare_is_waited_for(
     own: Server, tmp_path: Path
 ) -> None:

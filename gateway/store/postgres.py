@@ -46,16 +46,17 @@ TRIES = 8
 CHUNK = 2000
 """Rows that a long look takes at a time."""
 
-_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _BEGIN_LOOK = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _WHOLE = f"{_BEGIN_LOOK}; SELECT set_config('search_path', 'whole, ' || current_schema(), true)"
 # A commit waits for the disk here, whatever else the server is tuned for. Every statement goes by
 # an index: a plan made while a table was small must not be one that reads it from end to end. And
 # a process that is stopped in the middle of a transaction keeps others waiting no longer than this.
+# Whether there may be writes is the server's word: so its owner freezes it before he moves away.
 _SESSION = """
     SELECT set_config('synchronous_commit', 'on', false)
         WHERE current_setting('synchronous_commit') = 'off';
-    SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE;
+    SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED;
     SET enable_seqscan = off;
     SET enable_hashjoin = off;
     SET enable_mergejoin = off;
