@@ -22,12 +22,17 @@ import pytest
 from structlog.testing import capture_logs
 
 from databases import bare_database
+from gateway import ledger
+from gateway.errors import ConfigError
 from gateway.model import State
+from gateway.store.postgres import PostgresStore
+from gateway.store.postgres_hosts import each
 from pgtmp import Server, server
 from test_routes import QUEUE, yaml
 from world import Panel, World, world
 
 GONE = 503
+WRITES = "target_session_attrs=read-write"
 WAITED = "limits: {concurrency: 1}"
 
 
@@ -200,6 +205,67 @@ async def _caught_up(primary: Server) -> None:
             await asyncio.sleep(0.02)
     finally:
         await db.close()
+
+
+@pytest.mark.parametrize(
+    "several",
+    ["postgresql://postgres@{0},{1}/{2}", "postgresql://postgres@/{2}?host={0},{1}"],
+    ids=["as hosts", "as options"],
+)
+async def test_a_server_that_never_answers_is_passed_by(own: Server, several: str) -> None:
+    """It has its share of the time, and later connections begin with the one that was reached."""
+    tried = 0
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal tried
+        tried += 1
+        while await _some(reader):
+            pass
+        writer.close()
+
+    async with (
+        await asyncio.start_server(say_nothing, "127.0.0.1", 0) as hole,
+        bare_database(own.url) as url,
+    ):
+        port = hole.sockets[0].getsockname()[1]
+        good = urlsplit(url)
+        hosts = (f"127.0.0.1:{port}", f"127.0.0.1:{good.port}")
+        store = await PostgresStore.open(several.format(*hosts, good.path[1:]), patience=3000)
+        audit = await store.inspect(ledger.audit)
+        await store.close()
+
+    assert (1, []) == (tried, audit.problems)
+
+
+@pytest.mark.parametrize(
+    ("url", "each_one"),
+    [
+        ("postgresql://h/db", ["postgresql://h/db"]),
+        ("postgresql:///db?host=h", ["postgresql:///db?host=h"]),
+        (
+            "postgresql:///db?host=a,b&port=6",
+            [f"postgresql:/db?host={one}&port=6&{WRITES}" for one in "ab"],
+        ),
+        (
+            "postgresql:///db?host=a,b&port=6,7",
+            [f"postgresql:/db?host={one}&port={port}&{WRITES}" for one, port in ("a6", "b7")],
+        ),
+        (
+            "postgresql://me:1@a:6,b/db?sslmode=require&target_session_attrs=primary",
+            [
+                f"postgresql://me:1@{one}/db?sslmode=require&target_session_attrs=primary"
+                for one in ("a:6", "b")
+            ],
+        ),
+    ],
+)
+def test_several_servers_have_a_url_each(url: str, each_one: list[str]) -> None:
+    assert each_one == each(url)
+
+
+def test_hosts_and_ports_that_do_not_match_are_said() -> None:
+    with pytest.raises(ConfigError, match="3 hosts have 2 ports"):
+        each("postgresql:///db?host=a,b,c&port=6,7")
 
 
 ENDS = (b"S\0\0\0\4", b"BEGIN ISOLATION", b"COMMIT\0", b"ROLLBACK\0")

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 
 import asyncpg  # type: ignore[import-untyped]
 
@@ -19,6 +18,7 @@ from gateway.store import Snapshot
 from gateway.store.postgres_archive import PostgresArchive
 from gateway.store.postgres_base import Look
 from gateway.store.postgres_customers import PostgresCustomers
+from gateway.store.postgres_hosts import each
 from gateway.store.postgres_imports import PostgresImports
 from gateway.store.postgres_loading import PostgresLoading
 from gateway.store.postgres_offers import PostgresOffers
@@ -101,7 +101,7 @@ class Links:
     """A few connections to the server."""
 
     def __init__(self, url: str, most: int, patience: int) -> None:
-        self._url = url
+        self._servers = each(url)
         self._patience = patience
         self._places = asyncio.Semaphore(most)
         self._idle: list[tuple[float, Connection]] = []
@@ -207,21 +207,36 @@ class Links:
             known = not sure or asyncio.get_running_loop().time() - since < QUIET
             if not db.is_closed() and (known or await _answers(db)):
                 return db
-        return await connect(self._url, self._patience, _SESSION)
+        return await self.connect(_SESSION)
 
+    async def connect(self, setting: str) -> Connection:
+        """Open a connection, and set it up for what it is for.
 
-async def connect(url: str, patience: int, setting: str) -> Connection:
-    """Open a connection, and set it up for what it is for."""
-    # Of several servers, the one that can be written to.
-    several = "," in urlsplit(url).netloc and "target_session_attrs" not in url
-    db = await asyncpg.connect(
-        url,
-        timeout=patience / 1000,
-        max_cached_statement_lifetime=0,
-        target_session_attrs="read-write" if several else None,
-    )
-    await db.execute(setting.format(patience=patience))
-    return db
+        Of several servers it is to the one that was reached last, or else to the next that takes
+        writes. Each has its share of the time, for one that is held up does not even say no.
+        """
+        share = self._patience / 1000 / len(self._servers)
+        waiting = self._servers.copy()
+        while True:
+            url = waiting.pop(0)
+            try:
+                async with asyncio.timeout(share):
+                    db = await self._reach(url, setting)
+            except _DRIVERS:
+                if not waiting:
+                    raise
+            else:
+                self._servers = [url, *(one for one in self._servers if one != url)]
+                return db
+
+    async def _reach(self, url: str, setting: str) -> Connection:
+        db = await asyncpg.connect(url, max_cached_statement_lifetime=0)
+        try:
+            await db.execute(setting.format(patience=self._patience))
+        except BaseException:
+            db.terminate()
+            raise
+        return db
 
 
 async def _answers(db: Connection) -> bool:
@@ -264,8 +279,6 @@ class PostgresStore(
     """See ``Store``."""
 
     def __init__(self, url: str, patience: int) -> None:
-        self._url = url
-        self._patience = patience
         self._links = Links(url, READERS, patience)
         self._lanes = Links(url, LANES, patience)
         self._writer = Writer(self._lanes, LANES)
@@ -312,7 +325,7 @@ class PostgresStore(
         def run() -> T:
             with asyncio.Runner() as runner:
                 try:
-                    db = runner.run(connect(self._url, self._patience, setting))
+                    db = runner.run(self._links.connect(setting))
                     try:
                         return work(_look(runner, db))
                     finally:
