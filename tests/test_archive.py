@@ -110,6 +110,19 @@ async def test_what_is_younger_stays(url: str) -> None:
     await store.close()
 
 
+async def test_no_more_is_looked_at_than_a_moment_allows(url: str) -> None:
+    """Whether it can leave or not; and the first who are all too young are the last."""
+    store = await open_store(url)
+    (*_, last, failed) = await filled(store)
+    assert last + 4 == failed, "three are between them that stay"
+
+    assert (0, failed - 1) == await store.archive(LATER, last, 3)
+    assert (1, failed) == await store.archive(LATER, failed - 1, 1)
+    assert (0, 0) == await store.archive(AT, 0, 3)
+    assert (0, 0) == await store.archive(LATER, failed, 3)
+    await store.close()
+
+
 async def test_an_archive_is_copied_like_the_rest(url: str, tmp_path: Path) -> None:
     """What a copy or a backup holds is whole, and nothing of it archived."""
     store = await open_store(url)
@@ -141,7 +154,7 @@ async def test_a_stop_between_both_files_leaves_every_order_counted_once(tmp_pat
     store = await SqliteStore.open(path)
     old = await filled(store)
     audit = await store.inspect(ledger.audit)
-    assert len(old) == len(_copy(path, LATER, 0, 100))
+    assert len(old) == len(_copy(path, LATER, 0, 100)[0])
 
     assert audit == await store.inspect(ledger.audit)
     changed = old[0]

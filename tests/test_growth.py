@@ -79,6 +79,7 @@ async def work(one: World) -> None:
     await gateway.follow.cancel_again()
     await gateway.settler.look("p")
     await news()
+    assert (0, 0) == await gateway.store.archive(BEFORE, 0, FEW)
 
 
 def panels() -> tuple[Panel, Panel]:

@@ -116,7 +116,9 @@ class Links:
         while self._idle:
             self._idle.pop()[1].terminate()
 
-    async def transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def transact(
+        self, work: Callable[[Connection], Awaitable[T]], patience: int | None = None
+    ) -> T:
         """Do this in a transaction, again from the start where another one was in its way."""
 
         async def run(db: Connection) -> T:
@@ -135,7 +137,7 @@ class Links:
                     await _commit(db)
                     return result
 
-        return await self.use(run)
+        return await self.use(run, patience)
 
     async def at_once(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Do this in statements that commit themselves; what the server refuses, it raises.
@@ -318,8 +320,10 @@ class PostgresStore(
 
         return await self._links.use(work, LONG if long else None)
 
-    async def _transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        return await self._links.transact(work)
+    async def _transact(
+        self, work: Callable[[Connection], Awaitable[T]], *, long: bool = False
+    ) -> T:
+        return await self._links.transact(work, LONG if long else None)
 
     async def _apart(self, work: Callable[[Look], T], setting: str = _BEGIN_LOOK) -> T:
         def run() -> T:

@@ -8,14 +8,16 @@ from gateway.store.postgres_rows import Connection, select, things
 
 PART = 10_000_000
 """Orders in each part of the archive."""
-_OLD = f"""
+_LOOKED_AT = "SELECT id, created_at FROM orders WHERE id > $1 ORDER BY id LIMIT $2"
+_SETTLED = f"""
     SELECT id FROM orders
-    WHERE id > $1 AND created_at < $2 AND poll_at IS NULL AND (
+    WHERE id = ANY($1::bigint[]) AND poll_at IS NULL AND (
         state = '{State.FAILED}'
         OR (state = '{State.PLACED}' AND settled_at IS NOT NULL AND upstream_id <> '')
-    ) AND NOT EXISTS (SELECT FROM refills WHERE refills."order" = orders.id)
-    ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED
+    )
+    ORDER BY id FOR UPDATE SKIP LOCKED
 """
+_REFILLED = 'SELECT "order" FROM refills WHERE "order" = ANY($1::bigint[])'
 _ITS = {
     "orders": "orders.id = leaving.id",
     "events": 'events."order" = leaving.id',
@@ -35,27 +37,20 @@ class PostgresArchive(PostgresBase):
         """Move old settled orders to the archive."""
 
         async def run(db: Connection) -> tuple[int, int]:
-            old = [order for (order,) in await db.fetch(_OLD, after, before, limit)]
+            rows = await db.fetch(_LOOKED_AT, after, limit)
+            old = [order for order, created_at in rows if created_at < before]
             if not old:
                 return 0, 0
-            for part in range(old[0] // PART, old[-1] // PART + 1):
-                for table in _ITS:
-                    await db.execute(
-                        f"CREATE TABLE IF NOT EXISTS archive.{table}_{part} PARTITION OF "
-                        f"archive.{table} FOR VALUES FROM ({part * PART}) TO ({(part + 1) * PART})"
-                    )
-            for table, its in _ITS.items():
-                await db.execute(
-                    f"INSERT INTO archive.{table} SELECT {table}.* FROM {table}, {_LEAVING} "
-                    f"WHERE {its}",
-                    old,
-                )
-            for table, its in reversed(_ITS.items()):
-                await db.execute(f"DELETE FROM {table} USING {_LEAVING} WHERE {its}", old)
-            await db.execute('DELETE FROM claims WHERE "order" = ANY($1::bigint[])', old)
-            return len(old), old[-1]
+            last = rows[-1][0]
+            settled = [order for (order,) in await db.fetch(_SETTLED, old)]
+            # Under locks by now, they get no more refills.
+            refilled = {order for (order,) in await db.fetch(_REFILLED, settled)}
+            leaving = [order for order in settled if order not in refilled]
+            if leaving:
+                await _move(db, leaving)
+            return len(leaving), last
 
-        return await self._transact(run)
+        return await self._transact(run, long=True)
 
     async def archived(self, ids: Sequence[int]) -> dict[int, Order]:
         """Return those of these orders that are in the archive."""
@@ -74,3 +69,20 @@ class PostgresArchive(PostgresBase):
             kept = 'WHERE "order" = $1 ORDER BY id'
             moved = await self._fetch(select(Transfer, "archive.transfers", kept), order)
         return things(Event, rows), things(Transfer, moved)
+
+
+async def _move(db: Connection, orders: Sequence[int]) -> None:
+    for part in range(orders[0] // PART, orders[-1] // PART + 1):
+        for table in _ITS:
+            await db.execute(
+                f"CREATE TABLE IF NOT EXISTS archive.{table}_{part} PARTITION OF "
+                f"archive.{table} FOR VALUES FROM ({part * PART}) TO ({(part + 1) * PART})"
+            )
+    for table, its in _ITS.items():
+        await db.execute(
+            f"INSERT INTO archive.{table} SELECT {table}.* FROM {table}, {_LEAVING} WHERE {its}",
+            orders,
+        )
+    for table, its in reversed(_ITS.items()):
+        await db.execute(f"DELETE FROM {table} USING {_LEAVING} WHERE {its}", orders)
+    await db.execute('DELETE FROM claims WHERE "order" = ANY($1::bigint[])', orders)

@@ -30,7 +30,9 @@ class PostgresBase(ABC):
         """Return the rows of a statement that changes nothing; ``long``: it may take a while."""
 
     @abstractmethod
-    async def _transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _transact(
+        self, work: Callable[[Connection], Awaitable[T]], *, long: bool = False
+    ) -> T:
         """Do this in a transaction, again from the start where another one was in its way."""
 
     @abstractmethod

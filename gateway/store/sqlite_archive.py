@@ -23,12 +23,13 @@ from gateway.store.writer import connect
 T = TypeVar("T", bound=msgspec.Struct)
 
 _KEYS = {"orders": ("id",), "events": ("order", "version"), "transfers": ("order", "id")}
+_LOOKED_AT = "SELECT id, created_at FROM live.orders WHERE id > ? ORDER BY id LIMIT ?"
 _OLD = """
-    SELECT id, version FROM live.orders
-    WHERE id > ? AND created_at < ? AND poll_at IS NULL
+    SELECT id, version FROM live.orders AS one
+    WHERE id > ? AND id <= ? AND created_at < ? AND poll_at IS NULL
     AND (state = 'failed' OR (state = 'placed' AND settled_at IS NOT NULL AND upstream_id <> ''))
-    AND id NOT IN (SELECT "order" FROM live.refills)
-    ORDER BY id LIMIT ?
+    AND NOT EXISTS (SELECT 1 FROM live.refills WHERE "order" = one.id)
+    ORDER BY id
 """
 _ITS = {
     "orders": "id = ?1",
@@ -64,11 +65,10 @@ class SqliteArchive(SqliteFile):
 
     async def archive(self, before: int, after: int, limit: int) -> tuple[int, int]:
         """Move old settled orders to the archive."""
-        old = await asyncio.to_thread(_copy, self._path, before, after, limit)
+        old, last = await asyncio.to_thread(_copy, self._path, before, after, limit)
         if not old:
-            return 0, 0
-        left = await self._writer.do(lambda db: sum(_leave(db, *one) for one in old))
-        return left, old[-1][0]
+            return 0, last
+        return await self._writer.do(lambda db: sum(_leave(db, *one) for one in old)), last
 
     async def archived(self, ids: Sequence[int]) -> dict[int, Order]:
         """Return those of these orders that are in the archive."""
@@ -101,15 +101,21 @@ class SqliteArchive(SqliteFile):
         return [from_row(kind, row) for row in rows]
 
 
-def _copy(path: Path, before: int, after: int, limit: int) -> list[tuple[int, int]]:
-    """Write old orders to the archive; returns the ids and versions that are there now."""
+def _copy(path: Path, before: int, after: int, limit: int) -> tuple[list[tuple[int, int]], int]:
+    """Write old orders to the archive.
+
+    Returns the ids and versions that are there now, and the last id that was looked at; 0 when
+    all of those orders are too young.
+    """
     with closing(connect(beside(path), write=True)) as db:
         try:
             db.execute("ATTACH ? AS live", (str(path),))
             for table, key in _KEYS.items():
                 _fit(db, table, key)
             db.execute("BEGIN IMMEDIATE")
-            old = [(one, version) for one, version in db.execute(_OLD, (after, before, limit))]
+            rows = [(one, at) for one, at in db.execute(_LOOKED_AT, (after, limit))]
+            last = rows[-1][0] if any(at < before for _, at in rows) else 0
+            old = [(one, version) for one, version in db.execute(_OLD, (after, last, before))]
             for table in _KEYS:
                 names = listed(_names(db, f"live.table_info({table})"))
                 db.executemany(
@@ -120,7 +126,7 @@ def _copy(path: Path, before: int, after: int, limit: int) -> list[tuple[int, in
             db.execute("COMMIT")
         except apsw.Error as error:
             raise StoreUnavailable(f"{beside(path)}: {error}") from error
-    return old
+    return old, last
 
 
 def _fit(db: apsw.Connection, table: str, key: Sequence[str]) -> None:
