@@ -1,8 +1,9 @@
 """From one database to another, of whichever kinds: every table, row by row, proven at the end.
 
 The source is read at one moment, whatever is written to it meanwhile. The target can be used by
-nobody until the books of both have been recomputed and are the same; a copy that was broken off
-is taken up again where the longest tables were left.
+nobody until the books of both have been recomputed and are the same, and each table has as many
+rows. A copy that was broken off begins anew: what was added to the source meanwhile may stand
+anywhere among the rows that were copied before.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from gateway import ledger
 from gateway.errors import StoreUnavailable
 from gateway.store import Snapshot, Store
-from gateway.store.tables import APPENDED, TABLES
+from gateway.store.tables import TABLES
 
 T = TypeVar("T")
 
@@ -37,24 +38,33 @@ async def move(
     def done(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
+    copied = dict.fromkeys(TABLES, 0)
+
     def copy(books: Snapshot) -> tuple[ledger.Audit, Mapping[str, int]]:
         for table, key in TABLES.items():
-            after = done(target.last_loaded(table, key)) if table in APPENDED else None
-            names, rows = books.rows(table, key, after)
-            copied = 0
+            names, rows = books.rows(table, key, None)
             for page in _pages(rows):
                 done(target.load(table, names, page))
-                copied += len(page)
-                told(table, copied)
+                copied[table] += len(page)
+                told(table, copied[table])
         return ledger.audit(books), books.counters()
 
     before, counters = await source.inspect(copy)
+    there = await target.inspect(_count)
+    if there != copied:
+        wrong = ", ".join(table for table in TABLES if there[table] != copied[table])
+        raise StoreUnavailable(f"the copy has not the rows of the original: {wrong}")
     after = await target.inspect(ledger.audit)
     if before.ok and after.ok:
         if (before.transfers, before.accounts) != (after.transfers, after.accounts):
             raise StoreUnavailable("the copy has other books than the original; nothing is in use")
         await target.end_loading(counters)
     return before, after
+
+
+def _count(books: Snapshot) -> dict[str, int]:
+    """Return how many rows each table has."""
+    return {table: sum(1 for _ in books.rows(table, key, None)[1]) for table, key in TABLES.items()}
 
 
 def _pages(rows: Iterable[Sequence[Any]]) -> Iterator[list[Sequence[Any]]]:

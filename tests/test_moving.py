@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from decimal import Decimal
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from build import AT, claim, customer, order, placement
 from databases import bare_database
 from gateway import moving, transitions
 from gateway.app import open_store
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, StoreUnavailable
 from gateway.imports import Wanted
 from gateway.model import Customer, Held, Offer, Refill, Report, Status
 from gateway.store import Reading, Sighting, Snapshot, Step, Store
@@ -171,7 +171,7 @@ async def test_a_database_with_something_in_it_is_left_alone(
 async def test_a_copy_that_was_broken_off_is_of_no_use_until_it_is_repeated(
     kind: str, other: str, server: str, tmp_path: Path
 ) -> None:
-    """Meanwhile the source may have changed; what is copied again is not there twice."""
+    """Meanwhile old orders of the source went on and new ones came: all of it is there, once."""
     async with (
         empty(kind, server, tmp_path, "from") as source,
         empty(other, server, tmp_path, "to") as target,
@@ -179,6 +179,7 @@ async def test_a_copy_that_was_broken_off_is_of_no_use_until_it_is_repeated(
     ):
         await fill(source)
         before, after = await open_store(source), await open_store(target)
+        await before.advance([Step(1001, transitions.told(AT))])
 
         def break_off(table: str, _: int) -> None:
             if table == "transfers":
@@ -190,6 +191,8 @@ async def test_a_copy_that_was_broken_off_is_of_no_use_until_it_is_repeated(
             await after.pepper()
         (ann, *_) = await before.customers()
         await order(before, placement(ann.id))
+        late = transitions.reported(Report(Status.COMPLETED, "Completed"), AT + 2, FOLLOWING)
+        await before.advance([Step(1000, late)])
         await before.close()
         await after.close()
         await fill(third)
@@ -197,6 +200,48 @@ async def test_a_copy_that_was_broken_off_is_of_no_use_until_it_is_repeated(
             await moved(third, target)
 
         await moved(source, target)
+
+
+async def test_the_transfers_of_a_copy_stand_like_any(
+    other: str, server: str, tmp_path: Path
+) -> None:
+    """Though the copy may be emptied before it is finished."""
+    async with (
+        empty("sqlite", server, tmp_path, "from") as source,
+        empty(other, server, tmp_path, "to") as target,
+    ):
+        await fill(source)
+        await moved(source, target)
+
+        if other == "sqlite":
+            file = apsw.Connection(str(tmp_path / "to.db"))
+            with pytest.raises(apsw.ConstraintError, match="never deleted"):
+                file.execute("DELETE FROM transfers")
+            file.close()
+        else:
+            there = await asyncpg.connect(target)
+            with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="never changed"):
+                await there.execute("TRUNCATE transfers")
+            await there.close()
+
+
+async def test_a_copy_that_lacks_a_row_is_of_no_use(tmp_path: Path) -> None:
+    """Not of those tables either that no audit reads."""
+    source, target = (f"sqlite:///{tmp_path}/{name}.db" for name in ("from", "to"))
+    await fill(source)
+    before, after = await open_store(source), await open_store(target)
+
+    def lose(table: str, _: int) -> None:
+        if table == "events":
+            with closing(apsw.Connection(str(tmp_path / "to.db"))) as db:
+                db.execute("DELETE FROM events WHERE version = 3")
+
+    with pytest.raises(StoreUnavailable, match="rows of the original: events"):
+        await moving.move(before, after, lose)
+    with pytest.raises(ConfigError, match="was not finished"):
+        await after.pepper()
+    await before.close()
+    await after.close()
 
 
 async def test_every_table_is_copied_or_named_as_left(

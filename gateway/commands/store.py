@@ -43,7 +43,7 @@ async def copy(
     target: Annotated[str, typer.Argument(metavar="TO", help="The URL of an empty database.")],
     json: Json = False,  # noqa: FBT002
 ) -> None:
-    """Copy everything to another database; broken off, it can be repeated."""
+    """Copy everything to another database; broken off, it is repeated from the beginning."""
     await _copy(_url(source), _url(target), json=json, live=False)
 
 

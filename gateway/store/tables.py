@@ -23,8 +23,6 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "transfers": ("id",),
 }
 """Every table whose rows are copied, with its key; after those that it refers to."""
-APPENDED = frozenset({"events", "transfers"})
-"""Tables whose rows never change, so that those that are there already are not copied again."""
 LEFT = frozenset({"secrets", "counters", "leases", "leaving"})
 """Tables that are not copied: the stores see to the first two, and the others hold for a moment."""
 
