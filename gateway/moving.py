@@ -11,10 +11,11 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from itertools import islice
 from typing import Any, TypeVar
 
-from gateway import ledger
+from gateway import ledger, transitions
 from gateway.errors import StoreUnavailable
-from gateway.store import Snapshot, Store
-from gateway.store.tables import TABLES
+from gateway.model import State
+from gateway.store import Snapshot, Step, Store
+from gateway.store.tables import OUTDATED, TABLES
 
 T = TypeVar("T")
 
@@ -23,12 +24,17 @@ PAGE = 5_000
 
 
 async def move(
-    source: Store, target: Store, told: Callable[[str, int], None]
-) -> tuple[ledger.Audit, ledger.Audit]:
+    source: Store,
+    target: Store,
+    told: Callable[[str, int], None],
+    restored_at: int | None = None,
+) -> tuple[ledger.Audit, ledger.Audit, int]:
     """Copy everything to an empty database; returns the audits of both.
 
     Unless both are clean and of the same books, the target stays unfinished. ``told`` hears of
-    each table how many rows of it are there by now.
+    each table how many rows of it are there by now. ``restored_at``: the source is a backup, and
+    has fallen behind: what is on its way there becomes unknown before anybody can send it again,
+    and the last outcome is how many orders that are.
 
     Raises ``ConfigError`` when the target is not empty, ``StoreUnavailable`` when it differs.
     """
@@ -42,6 +48,8 @@ async def move(
 
     def copy(books: Snapshot) -> tuple[ledger.Audit, Mapping[str, int]]:
         for table, key in TABLES.items():
+            if restored_at is not None and table in OUTDATED:
+                continue
             names, rows = books.rows(table, key, None)
             for page in _pages(rows):
                 done(target.load(table, names, page))
@@ -54,12 +62,25 @@ async def move(
     if there != copied:
         wrong = ", ".join(table for table in TABLES if there[table] != copied[table])
         raise StoreUnavailable(f"the copy has not the rows of the original: {wrong}")
+    doubted = 0 if restored_at is None else await _doubt(target, restored_at)
     after = await target.inspect(ledger.audit)
     if before.ok and after.ok:
         if (before.transfers, before.accounts) != (after.transfers, after.accounts):
             raise StoreUnavailable("the copy has other books than the original; nothing is in use")
         await target.end_loading(counters)
-    return before, after
+    return before, after, doubted
+
+
+async def _doubt(store: Store, at: int) -> int:
+    """Make every order unknown that is on its way in a backup; returns how many."""
+    words = "restored from a backup; it may have been sent since that was made"
+    change = transitions.unknown(words, None, at)
+    doubted = 0
+    for state in (State.QUEUED, State.SENDING):
+        while page := await store.undecided(state, PAGE):
+            await store.advance([Step(order.id, change) for order in page])
+            doubted += len(page)
+    return doubted
 
 
 def _count(books: Snapshot) -> dict[str, int]:

@@ -258,11 +258,15 @@ def refused(
     return change
 
 
-def unknown(words: str, attempt: int, at: int) -> Transition:
-    """The provider may have taken it: the hold stays until there is evidence."""
+def unknown(words: str, attempt: int | None, at: int) -> Transition:
+    """The provider may have taken it: the hold stays until there is evidence.
+
+    ``attempt``: ``None`` for any, also one that is not in these books, of an order that was queued.
+    """
 
     def change(order: Order) -> Change | None:
-        if order.attempt != attempt or order.state is not State.SENDING:
+        sent = order.state is State.SENDING and attempt in (None, order.attempt)
+        if not sent and (attempt is not None or order.state is not State.QUEUED):
             return None
         event = Event("unknown", _attempt(order, words=words))
         return _become(order, event, at, {"state": State.UNKNOWN})
@@ -292,6 +296,8 @@ def settled(
         ends = denied and order.state is State.PLACED and cancelable(order)
         if order.state is not State.UNKNOWN and not ends:
             return None
+        if upstream_id is not None and not order.provider:
+            return None  # restored from when it was queued: nobody could be asked for it
         if upstream_id is not None:
             return _placed(order, Event("settled as placed", detail), at, following)
         event = Event("settled as not placed", detail)

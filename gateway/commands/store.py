@@ -34,6 +34,10 @@ YOUNGEST = 30 * HOUR * 24
 PAGE = 500
 """Orders that are archived in one commit, so that nobody waits for it."""
 STOPPED = "stop it first, so that nothing is written there meanwhile"
+MISSING = (
+    "what was written after the backup is missing: orders, credits, customers. Set orders.first_id "
+    "above every order id given out since then"
+)
 
 
 @app.command()
@@ -68,8 +72,13 @@ async def restore(
     file: Annotated[Path, typer.Argument(help="What `gateway store backup` has written.")],
     json: Json = False,  # noqa: FBT002
 ) -> None:
-    """Take everything from a backup into the database of this gateway, which must be empty."""
-    await _copy(f"{SQLITE}{file}", load_settings().database_url, json=json, live=True)
+    """Take everything from a backup into the database of this gateway, which must be empty.
+
+    Orders that are on their way in it become unknown: they may have been sent since.
+    """
+    url = load_settings().database_url
+    await _copy(f"{SQLITE}{file}", url, json=json, live=True, restored_at=now())
+    err.print(MISSING, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -104,24 +113,34 @@ def _url(written: str) -> str:
         fail(str(error))
 
 
-async def _copy(source: str, target: str, *, json: bool, live: bool) -> None:
-    """Copy, and show the proof; ``live``: the source may go on being written to."""
+async def _copy(
+    source: str, target: str, *, json: bool, live: bool, restored_at: int | None = None
+) -> None:
+    """Copy, and show the proof; ``live``: the source may go on being written to.
+
+    ``restored_at``: it is a backup, see ``move``.
+    """
     async with _opened(source, there=True) as original, _opened(target) as copied:
         for store, url in ((original, source), (copied, target)):
             busy = any(one.startswith(PRESENT) for one in await store.holders(now()))
             if busy and not (live and store is original):
                 fail(f"a gateway is at work on {_shown(url)}; {STOPPED}", 1)
         with err.status("copying") as status:
-            before, after = await move(
-                original, copied, lambda table, rows: status.update(f"{table}: {rows:,} rows")
+            before, after, doubted = await move(
+                original,
+                copied,
+                lambda table, rows: status.update(f"{table}: {rows:,} rows"),
+                restored_at,
             )
     problems = [*before.problems, *after.problems]
-    facts = {
+    facts: dict[str, object] = {
         "from": _shown(source),
         "to": _shown(target),
         "transfers": after.transfers,
         "accounts": after.accounts,
     }
+    if restored_at is not None:
+        facts["unknown"] = doubted
     if json:
         show_json({**facts, "ok": not problems, "problems": problems})
     else:
