@@ -270,7 +270,9 @@ def _route(config: Config, provider: str, offer: Offer) -> Route | None:
         exchange = config.exchange.factor(currency)
     except LookupError:
         return None  # nobody knows what it costs us: its exchange rate is not there, or too old
-    return Route(provider, offer, currency, exchange, pricing.exchange(offer.rate, exchange))
+    ours = currency == config.currency  # and then the rate is kept once, not twice
+    rate = offer.rate if ours else pricing.exchange(offer.rate, exchange)
+    return Route(provider, offer, currency, exchange, rate)
 
 
 def _type(declared: Declared, offer: Offer) -> OrderType | None:

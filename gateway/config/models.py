@@ -5,6 +5,7 @@ Durations are seconds, percentages exact fractions, amounts exact decimals in un
 
 from collections.abc import Mapping
 from decimal import Decimal
+from sys import intern
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -226,7 +227,7 @@ def route(text: str) -> Route:
     if not (provider and slash and service) or text.split() != [text] or "/" in service:
         msg = f"{shown(text)} is not a route; write provider/service, such as panel/1"
         raise ValueError(msg)
-    return Route(provider=provider, service=service)
+    return Route(provider=intern(provider), service=service)  # one text for all its services
 
 
 class Parameters(Block):
