@@ -461,6 +461,16 @@ def test_a_percentage_is_an_exact_fraction(whole: int, part: str) -> None:
     assert config.markup[Decimal(0)] * 100 == Decimal(f"{whole}.{part}")
 
 
+def test_services_of_one_markup_keep_it_once() -> None:
+    """Ten thousand of them would have as many tables of steps."""
+    said = "markup: {0: 60%, 1: 40%}"
+    rows = f"1: {{routes: [smmai/1], {said}}}, 2: {{routes: [smmai/2], {said}}}"
+    services = read(f"{PANEL}services: {{{rows}}}").services
+
+    assert {Decimal(0): Decimal("0.6"), 1: Decimal("0.4")} == services[1].markup
+    assert services[1].markup is services[2].markup
+
+
 def test_a_markup_may_go_by_steps_of_the_rate() -> None:
     """At every place that may have one, and each step exactly."""
     config = read(

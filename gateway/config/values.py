@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from decimal import Decimal
+from functools import lru_cache
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_core import PydanticCustomError
 
 from gateway.config.document import shown, written
@@ -156,6 +157,16 @@ def _from_nothing(steps: Mapping[object, object]) -> None:
         raise said("two steps begin at the same rate; remove one of them")
     if Decimal(0) not in starts:
         raise said("no step begins at 0, so that small rates have no markup; add one, as 0: 40%")
+
+
+def once(steps: dict[Decimal, Decimal]) -> dict[Decimal, Decimal]:
+    """Return the one markup of all that are equal: ten thousand services may say the same."""
+    return _markup(tuple(steps.items()))
+
+
+@lru_cache(1024)
+def _markup(steps: tuple[tuple[Decimal, Decimal], ...]) -> dict[Decimal, Decimal]:
+    return dict(steps)
 
 
 def _day(text: str) -> date:
@@ -312,7 +323,7 @@ def _size(text: str) -> Size:
 Percent = Annotated[Decimal, scalar(percent)]
 Rate = Annotated[Decimal, amount(zero=False)]
 Amount = Annotated[Decimal, amount(zero=True)]
-Markup = Annotated[dict[Amount, Percent], BeforeValidator(stepped)]
+Markup = Annotated[dict[Amount, Percent], BeforeValidator(stepped), AfterValidator(once)]
 Day = Annotated[date, scalar(_day)]
 Times = Annotated[Decimal, scalar(_times)]
 Flag = Annotated[bool, scalar(_flag)]
