@@ -5,7 +5,7 @@ from typing import cast
 
 import msgspec
 
-from gateway.errors import ErrorText
+from gateway.errors import ErrorText, StoreUnavailable
 from gateway.model import Cancel, Order, Refill, RefillStatus, State, Transfer
 from gateway.store import Claim, Failure, Filter, Lease, Movement, Placed, Placement, Step
 from gateway.store.page import Made, repeated
@@ -19,7 +19,7 @@ _WORD = (
 )
 _DUE = select(Order, "orders", "WHERE provider = $1 AND poll_at <= $2 ORDER BY poll_at LIMIT $3")
 _PUT_OFF = "UPDATE orders SET poll_at = new.poll_at FROM {new} WHERE orders.id = new.id"
-_LOCK = "SELECT 1 FROM orders WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE"
+_LOCK = "SELECT id FROM orders WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE"
 _CLAIMED = select(
     Order,
     "orders",
@@ -228,7 +228,8 @@ class PostgresOrders(PostgresBase):
         orders = sorted({refill.order for refill in refills})
 
         async def run(db: Connection) -> list[tuple[Refill, bool]]:
-            await db.fetch(_LOCK, orders)
+            if len(await db.fetch(_LOCK, orders)) < len(orders):
+                raise StoreUnavailable("an order was archived at this moment; ask again")
             rows = await db.fetch(known, orders, since, _UNDER_WAY)
             under_way = {refill.order: refill for refill in things(Refill, rows)}
             written = []
