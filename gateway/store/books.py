@@ -99,14 +99,18 @@ class Books:
         under = transfer.key.rpartition("/")[0]
         for code, amount in ((Code.CHARGE, covered), (Code.OWE, transfer.amount - covered)):
             if amount:
-                self._move(balances, _part(transfer, under, code, amount))
+                self._move(balances, _part(transfer, f"{under}/{code}", code, amount))
 
     def _collect(self, balances: dict[Kind, int], credit: Transfer) -> None:
         """Let a credit pay what is owed first."""
         owed = -balances.get(Kind.OWED, 0)
         if owed > 0:
             amount = min(owed, balances[Kind.AVAILABLE])
-            self._move(balances, _part(credit, credit.key, Code.COLLECT, amount))
+            # All that is an order's begins alike. Any other credit ends in whatever its owner
+            # calls it, so that only the beginning tells his words from ours.
+            of_order = credit.order is not None
+            key = f"{credit.key}/{Code.COLLECT}" if of_order else f"{Code.COLLECT}/{credit.key}"
+            self._move(balances, _part(credit, key, Code.COLLECT, amount))
 
 
 class OptimisticBooks(Books):
@@ -127,5 +131,5 @@ class OptimisticBooks(Books):
         return True
 
 
-def _part(whole: Transfer, under: str, code: Code, amount: int) -> Transfer:
-    return msgspec.structs.replace(whole, key=f"{under}/{code}", code=code, amount=amount)
+def _part(whole: Transfer, key: str, code: Code, amount: int) -> Transfer:
+    return msgspec.structs.replace(whole, key=key, code=code, amount=amount)
