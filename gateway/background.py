@@ -34,6 +34,9 @@ LEASE = 10.0
 """Seconds until the work of a process that fell silent is taken over."""
 RENEWED = 2.5
 """Seconds between two renewals of what a process holds, and two looks for what nobody does."""
+SERVING = "server "
+"""What the name of a lease begins with by which a process says that it may write, and takes no
+share of the work."""
 KEPT_CLAIMS = 7 * 24 * 3600 * 1000
 """Milliseconds for which idempotency keys are remembered; a day is promised."""
 CALLS_AT_ONCE = 4
@@ -99,6 +102,8 @@ class Background:
             names = [piece.name for piece in pieces]
             loops.append(self._again("leases", lambda: self._hold(names), RENEWED))
             loops += [self._work(piece) for piece in pieces]
+        else:
+            loops.append(self._again("presence", self._serve, RENEWED))
         self._tasks = [asyncio.create_task(one) for one in loops]
 
     def _pieces(self) -> Iterator[Piece]:
@@ -209,6 +214,12 @@ class Background:
         self._held = await self._store.lease(wanted, self._holder, now, until)
         self._held_until = until
         self._taken.set()
+
+    async def _serve(self) -> None:
+        """Say that this process is there, for those who must not come while anybody writes."""
+        now = self._now()
+        me = f"{SERVING}{self._holder}"
+        await self._store.lease([me], self._holder, now, now + int(LEASE * 1000))
 
     # --- what every process does ----------------------------------------------------------
 

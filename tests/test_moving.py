@@ -353,25 +353,28 @@ def test_a_backup_of_books_that_are_wrong_is_refused(house: str, tmp_path: Path)
     assert not (tmp_path / "saved.backup").exists()
 
 
-@pytest.fixture
-def at_work(house: str, tmp_path: Path) -> Iterator[str]:
-    """The same, with a gateway at work on it."""
+@pytest.fixture(params=["background", "serve --no-background --port 0"])
+def at_work(request: pytest.FixtureRequest, house: str, tmp_path: Path) -> Iterator[str]:
+    """The same, with a gateway on it, which may do no more than answer customers."""
     with subprocess.Popen(
-        [sys.executable, "-m", "gateway", "--database-url", house, "background"],
+        [sys.executable, "-m", "gateway", "--database-url", house, *request.param.split()],
         cwd=tmp_path,
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         env={**os.environ, "GATEWAY_REDIS_URL": ""},
     ) as process:
         db = apsw.Connection(str(tmp_path / "gateway.db"))
-        present = "SELECT count(*) FROM leases WHERE name LIKE 'process %'"
-        while not db.execute(present).get:
-            assert process.poll() is None
-            time.sleep(0.05)
-        db.close()
-        yield house
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+        present = "SELECT count(*) FROM leases"
+        until = time.monotonic() + 20
+        try:
+            while not db.execute(present).get:
+                assert process.poll() is None
+                assert time.monotonic() < until, "it does not say that it is there"
+                time.sleep(0.05)
+            yield house
+        finally:
+            db.close()
+            process.send_signal(signal.SIGTERM)
 
 
 def test_a_gateway_at_work_is_backed_up_but_not_moved(at_work: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import typer
 
 from gateway.app import open_store
+from gateway.background import SERVING
 from gateway.commands.terminal import (
     Json,
     command,
@@ -122,7 +123,7 @@ async def _copy(
     """
     async with _opened(source, there=True) as original, _opened(target) as copied:
         for store, url in ((original, source), (copied, target)):
-            busy = any(one.startswith(PRESENT) for one in await store.holders(now()))
+            busy = any(one.startswith((PRESENT, SERVING)) for one in await store.holders(now()))
             if busy and not (live and store is original):
                 fail(f"a gateway is at work on {_shown(url)}; {STOPPED}", 1)
         with err.status("copying") as status:
