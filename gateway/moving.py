@@ -50,7 +50,7 @@ async def move(
         for table, key in TABLES.items():
             if restored_at is not None and table in OUTDATED:
                 continue
-            names, rows = books.rows(table, key, None)
+            names, rows = books.rows(table, key)
             for page in _pages(rows):
                 done(target.load(table, names, page))
                 copied[table] += len(page)
@@ -85,7 +85,7 @@ async def _doubt(store: Store, at: int) -> int:
 
 def _count(books: Snapshot) -> dict[str, int]:
     """Return how many rows each table has."""
-    return {table: sum(1 for _ in books.rows(table, key, None)[1]) for table, key in TABLES.items()}
+    return {table: sum(1 for _ in books.rows(table, key)[1]) for table, key in TABLES.items()}
 
 
 def _pages(rows: Iterable[Sequence[Any]]) -> Iterator[list[Sequence[Any]]]:

@@ -97,7 +97,7 @@ async def everything(store: Store) -> dict[str, list[tuple[tuple[str, str], ...]
     def look(books: Snapshot) -> dict[str, list[tuple[tuple[str, str], ...]]]:
         found = {}
         for table, key in TABLES.items():
-            names, rows = books.rows(table, key, None)
+            names, rows = books.rows(table, key)
             found[table] = sorted(
                 tuple(sorted((name, _plain(one)) for name, one in zip(names, row, strict=True)))
                 for row in rows

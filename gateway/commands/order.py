@@ -272,6 +272,8 @@ async def settle(
         nameless = upstream is not None and transitions.awaits_id(order)
         if order.state is not State.UNKNOWN and not (nameless or denied):
             fail(f"order {order_id} is {order.word}; only unknown orders are settled", 1)
+        if not (not_placed or order.provider):
+            fail(f"order {order_id} had no provider when it was backed up; say --not-placed", 1)
         its_id = "" if placed else upstream
         words = await _denial(config, order) if denied else ""
         following = _following(config)

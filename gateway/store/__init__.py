@@ -213,10 +213,8 @@ class Snapshot(Protocol):
         """Return what the schema promises and yet does not hold."""
         ...
 
-    def rows(
-        self, table: str, key: Sequence[str], after: Row | None
-    ) -> tuple[list[str], Iterator[Row]]:
-        """Return a table's columns and its rows by their key, or those after one."""
+    def rows(self, table: str, key: Sequence[str]) -> tuple[list[str], Iterator[Row]]:
+        """Return a table's columns and its rows by their key."""
         ...
 
     def counters(self) -> Mapping[str, int]:
@@ -451,15 +449,11 @@ class Store(Imports, Offers, Protocol):
         ...
 
     async def begin_loading(self, pepper: bytes) -> None:
-        """Make ready for the rows of the database that has this secret, or for more of them.
+        """Make ready for the rows of the database that has this secret.
 
-        Raises ``ConfigError`` when there is something else in it. What appended tables have
-        stays. Until ``end_loading``, ``pepper`` raises ``ConfigError``.
+        Raises ``ConfigError`` when there is something else in it than a part of a copy of that,
+        which is removed. Until ``end_loading``, ``pepper`` raises ``ConfigError``.
         """
-        ...
-
-    async def last_loaded(self, table: str, key: Sequence[str]) -> Row | None:
-        """Return the highest key in a table; ``None`` when it is empty."""
         ...
 
     async def load(self, table: str, names: Sequence[str], rows: Sequence[Row]) -> None:

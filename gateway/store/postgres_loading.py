@@ -7,7 +7,6 @@ from gateway.errors import ConfigError
 from gateway.store import Row
 from gateway.store.postgres_base import PostgresBase
 from gateway.store.postgres_rows import Connection, plain
-from gateway.store.rows import listed
 from gateway.store.tables import NOT_EMPTY, OTHER, TABLES
 
 _TYPES = """
@@ -41,12 +40,6 @@ class PostgresLoading(PostgresBase):
             await db.execute("ALTER TABLE transfers ENABLE TRIGGER transfers_are_not_emptied")
 
         await self._transact(run)
-
-    async def last_loaded(self, table: str, key: Sequence[str]) -> Row | None:
-        """Return the highest key in a table."""
-        order = ", ".join(f'"{name}" DESC' for name in key)
-        found = await self._fetch(f"SELECT {listed(key)} FROM {table} ORDER BY {order} LIMIT 1")
-        return found[0] if found else None
 
     async def load(self, table: str, names: Sequence[str], rows: Sequence[Row]) -> None:
         """Write rows of a table."""

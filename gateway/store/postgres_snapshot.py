@@ -90,15 +90,10 @@ class PostgresSnapshot:
         """Return what the schema promises and yet does not hold."""
         return [words.format(*row) for words, found in _BROKEN.items() for row in self._look(found)]
 
-    def rows(
-        self, table: str, key: Sequence[str], after: Row | None
-    ) -> tuple[list[str], Iterator[Row]]:
-        """Return a table's columns and its rows by their key, or those after one."""
+    def rows(self, table: str, key: Sequence[str]) -> tuple[list[str], Iterator[Row]]:
+        """Return a table's columns and its rows by their key."""
         names = [name for (name,) in self._look(_COLUMNS, table)]
-        marks = ", ".join(f"${at}" for at, _ in enumerate(key, 1))
-        where = f"WHERE ({listed(key)}) > ({marks})" if after else ""
-        statement = f"SELECT {listed(names)} FROM {table} {where} ORDER BY {listed(key)}"
-        return names, self._look(statement, *(after or ()))
+        return names, self._look(f"SELECT {listed(names)} FROM {table} ORDER BY {listed(key)}")
 
     def counters(self) -> Mapping[str, int]:
         """Return the last order's id and the edition of the offers."""

@@ -37,12 +37,6 @@ class SqliteLoading(SqliteFile):
 
         await self._writer.do(run)
 
-    async def last_loaded(self, table: str, key: Sequence[str]) -> Row | None:
-        """Return the highest key in a table."""
-        order = ", ".join(f'"{name}" DESC' for name in key)
-        found = self._read(f"SELECT {listed(key)} FROM {table} ORDER BY {order} LIMIT 1")
-        return found[0] if found else None
-
     async def load(self, table: str, names: Sequence[str], rows: Sequence[Row]) -> None:
         """Write rows of a table."""
         marks = ", ".join("?" * len(names))

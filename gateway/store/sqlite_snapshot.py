@@ -81,15 +81,12 @@ class SqliteSnapshot:
         ]
         return found
 
-    def rows(
-        self, table: str, key: Sequence[str], after: Row | None
-    ) -> tuple[list[str], Iterator[Row]]:
-        """Return a table's columns and its rows by their key, or those after one."""
+    def rows(self, table: str, key: Sequence[str]) -> tuple[list[str], Iterator[Row]]:
+        """Return a table's columns and its rows by their key."""
         names = [name for _, name, *_ in self._db.execute(f"PRAGMA table_info({table})")]
-        marks = ", ".join("?" * len(key))
-        where = f"WHERE ({listed(key)}) > ({marks})" if after else ""
-        statement = f"SELECT {listed(names)} FROM {table} {where} ORDER BY {listed(key)}"
-        return names, self._db.execute(statement, tuple(after or ()))
+        return names, self._db.execute(
+            f"SELECT {listed(names)} FROM {table} ORDER BY {listed(key)}"
+        )
 
     def counters(self) -> Mapping[str, int]:
         """Return the last order's id and the edition of the offers."""
