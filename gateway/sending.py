@@ -174,7 +174,7 @@ class Sender:
                 admission.place = await line.place(patient=patient and flight.answered)
             finally:
                 flight.waiting = False
-        if flight.answered and self.expired(order):
+        if self.expired(order):
             msg = "its turn came too late"
             raise Unreachable(msg)
         latest = self._latest(order, choice)  # its rate may have risen meanwhile

@@ -160,10 +160,7 @@ def given_up(
 
 
 def never_sent(words: str, sender: str, at: int) -> Transition:
-    """Release an order that whoever placed it, known by his mark, has surely not sent.
-
-    Also one that somebody else has called unknown, since nobody seemed to be sending it any more.
-    """
+    """Release what whoever placed it has surely not sent, whatever others call it by now."""
 
     def change(order: Order) -> Change | None:
         if order.sender != sender or order.state not in ledger.UNDECIDED:

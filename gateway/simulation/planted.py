@@ -5,6 +5,7 @@ Each names what must be noticed: a bug that is found by something else has not b
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from math import inf
 from types import FunctionType, MappingProxyType
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from gateway import ledger, settle, transitions, upstream
 from gateway.config import Provider
 from gateway.errors import Unreachable
 from gateway.evidence import Finding, Verdict
-from gateway.line import Line
+from gateway.line import Line, Place
 from gateway.model import SETTLED, Code, Kind, Order, State, Transfer
 from gateway.moves import Case
 from gateway.orders import Orders
@@ -154,7 +155,16 @@ def sent_by_two() -> AbstractContextManager[None]:
 @_violates(r"order \d+ was sent to \S+ while it was ")
 def sent_too_late() -> AbstractContextManager[None]:
     """A process that was stopped for a while goes on to send what was settled meanwhile."""
-    return _replaced(upstream, "in_time", lambda _: lambda _: None)
+
+    def entered(honest: Callable[[Line], Place]) -> object:
+        def enter(line: Line) -> Place:
+            place = honest(line)
+            place.not_after, place.nor_after = inf, 1 << 62
+            return place
+
+        return enter
+
+    return _replaced(Line, "_entered", entered)
 
 
 @_violates(r"stands \d+ times|was given the ids|though nothing proves that")
