@@ -79,6 +79,7 @@ class SqliteStore(
         def run(db: apsw.Connection) -> T:
             # The archive after the file: what leaves the file meanwhile is then seen here.
             db.execute("SELECT count(*) FROM main.counters").fetchall()
+            join(db, self._path)
             return look(SqliteSnapshot(db))
 
-        return await self._apart(run, lambda db: join(db, self._path))
+        return await self._apart(run)

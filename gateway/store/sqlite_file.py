@@ -47,15 +47,10 @@ class SqliteFile:
         except apsw.Error as error:
             raise StoreUnavailable(str(error)) from error
 
-    async def _apart(
-        self,
-        work: Callable[[apsw.Connection], T],
-        prepare: Callable[[apsw.Connection], None] = lambda _: None,
-    ) -> T:
+    async def _apart(self, work: Callable[[apsw.Connection], T]) -> T:
         def run() -> T:
             with closing(connect(self._path)) as db:
                 try:
-                    prepare(db)
                     db.execute("BEGIN")
                     return work(db)
                 except apsw.Error as error:

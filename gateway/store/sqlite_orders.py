@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import apsw
 
-from gateway.errors import ErrorText
+from gateway.errors import ErrorText, StoreUnavailable
 from gateway.model import Cancel, Order, Refill, State, Transfer
 from gateway.store import Claim, Failure, Filter, Lease, Movement, Placed, Placement, Step
 from gateway.store.page import Entry, Made, repeated
@@ -20,6 +20,9 @@ _WORD = (
     "CASE WHEN state = 'unknown' OR (state = 'failed' AND status <> 'Canceled') "
     "THEN state ELSE status END"
 )
+
+
+_ORDER_STANDS = "SELECT 1 FROM orders WHERE id = ?"
 
 
 class SqliteOrders(SqliteFile):
@@ -221,6 +224,8 @@ class SqliteOrders(SqliteFile):
                 row = db.execute(under_way, (refill.order, since)).fetchone()
                 fresh = row is None
                 if row is None:
+                    if not db.execute(_ORDER_STANDS, (refill.order,)).fetchone():
+                        raise StoreUnavailable("an order was archived at this moment; ask again")
                     db.execute(insert(Refill, "refills"), (None, *to_row(refill)[1:]))
                     row = (db.last_insert_rowid(), *to_row(refill)[1:])
                 written.append((from_row(Refill, row), fresh))
