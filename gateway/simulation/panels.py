@@ -35,7 +35,6 @@ WIRE = ("refused", "no connection", "lost on the way", "acts late", "answers twi
 """What goes wrong between us and a panel; the rest is the practice panels' own table."""
 READING = ("leaves out", "denies", "lies")
 """What a panel may do to the answers that only read."""
-READ_ONLY = frozenset({"status", "balance", "services", "refill_status"})
 UNLIKELY = frozenset({"wrong-types", "as-printed", "bom", "notice", "short-list", "slow"})
 
 
@@ -239,10 +238,6 @@ class Panels:
         row["start_count"] = str(self._chance.randint(0, 200))
 
     # --- behind the counter -----------------------------------------------------------------
-
-    def forget_lag(self) -> None:
-        """Show balances as they are."""
-        self._shown.clear()
 
     def move(self, provider: str, amount: Decimal) -> None:
         """Let money that nobody told us of come to our account there, or leave it."""
