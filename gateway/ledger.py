@@ -7,7 +7,7 @@ Completed → Partial → Canceled → Completed ends right, without a rule for 
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -22,6 +22,21 @@ UNDECIDED = frozenset({State.QUEUED, State.SENDING, State.UNKNOWN})
 """The customer's money is promised to these, and is nobody's yet."""
 
 
+_TURNS = (
+    Code.HOLD,
+    Code.CAPTURE,
+    Code.RESTORE,
+    Code.RELEASE,
+    Code.CHARGE,
+    Code.REFUND,
+    Code.COST,
+    Code.REBATE,
+)
+"""In which turn the money of one change moves."""
+_THEIRS = frozenset({Code.COST, Code.REBATE})
+"""What moves at the provider, in its currency."""
+
+
 def delivered(order: Order) -> int | None:
     """Return how many of the order's units are known to be delivered; ``None``: not known."""
     if order.type == SUBSCRIPTIONS:
@@ -29,31 +44,57 @@ def delivered(order: Order) -> int | None:
     return None if order.remains is None else order.size - order.remains
 
 
+class Standing(NamedTuple):
+    """Where an order's money stands, in millionths.
+
+    Attributes:
+        held: what stays set aside for it, in its currency.
+        net: its net charge: all of it, the share delivered, or nothing.
+        cost: what the provider is taken to charge, in the provider's currency.
+
+    """
+
+    held: int
+    net: int
+    cost: int
+
+
+NOTHING = Standing(0, 0, 0)
+
+
+def standing(order: Order) -> Standing:
+    """Return where an order's money stands."""
+    if order.state in UNDECIDED:
+        return Standing(order.charge, 0, 0)
+    if order.state is not State.PLACED:
+        return NOTHING
+    due = _fraction(order, order.charge)
+    going = order.type == SUBSCRIPTIONS and order.settled_at is None
+    return Standing(order.charge - due if going else 0, due, _cost(order))
+
+
 def held(order: Order) -> int:
     """Return what stays set aside for the order, in millionths of its currency."""
-    if order.state in UNDECIDED:
-        return order.charge
-    if order.state is State.PLACED and order.type == SUBSCRIPTIONS and order.settled_at is None:
-        return order.charge - net(order)
-    return 0
+    return standing(order).held
 
 
 def net(order: Order) -> int:
     """Return the order's net charge: all of it, the share delivered, or nothing."""
-    if order.state is not State.PLACED:
-        return 0
-    return _fraction(order, order.charge)
+    return standing(order).net
 
 
 def cost(order: Order) -> int:
-    """Return what the provider is taken to charge, in millionths of its currency.
+    """Return what the provider is taken to charge, in millionths of its currency."""
+    return standing(order).cost
+
+
+def _cost(order: Order) -> int:
+    """Return what the provider charges for an order that it has.
 
     A panel's charge for a partial order may or may not be reduced already, so the lower of what
     it says and of the share of the whole is taken; the other would count its refund twice or
     never. Without a word from it, the expected cost stands.
     """
-    if order.state is not State.PLACED:
-        return 0
     expected = _fraction(order, order.cost)
     if order.billed is None or order.status is Status.CANCELED:
         return expected
@@ -62,16 +103,16 @@ def cost(order: Order) -> int:
 
 def _fraction(order: Order, amount: int) -> int:
     """Return the part of ``amount`` that the order's status makes due."""
-    done = delivered(order)
     if order.type == SUBSCRIPTIONS:
         # Charged by the post, whatever the status; a finished one that never said how many it
         # delivered is taken at its word.
+        done = delivered(order)
         if done is None:
             return amount if order.status is Status.COMPLETED else 0
         return money.share(amount, done, order.size)
     if order.status is Status.CANCELED:
         return 0
-    if order.status is Status.PARTIAL and done is not None:
+    if order.status is Status.PARTIAL and (done := delivered(order)) is not None:
         return money.share(amount, done, order.size)
     return amount
 
@@ -81,28 +122,21 @@ def movements(before: Order | None, after: Order, at: int) -> tuple[Transfer, ..
 
     Their keys carry the order's id and new version, so no change can be posted twice.
     """
-    due = net(after) - (net(before) if before else 0)
-    hold = held(after) - (held(before) if before else 0)
-    bought = cost(after) - (cost(before) if before else 0)
-    capture = min(max(due, 0), max(-hold, 0))
-    restore = min(max(-due, 0), max(hold, 0))
+    was, now = standing(before) if before else NOTHING, standing(after)
+    if was == now:
+        return ()
+    hold, due, bought = now.held - was.held, now.net - was.net, now.cost - was.cost
+    capture = min(due, -hold) if hold < 0 < due else 0
+    restore = min(-due, hold) if due < 0 < hold else 0
     due += restore - capture
     hold += capture - restore
-    moves = (
-        (Code.HOLD, hold),
-        (Code.CAPTURE, capture),
-        (Code.RESTORE, restore),
-        (Code.RELEASE, -hold),
-        (Code.CHARGE, due),
-        (Code.REFUND, -due),
-        (Code.COST, bought),
-        (Code.REBATE, -bought),
-    )
-    return tuple(_transfer(after, code, amount, at) for code, amount in moves if amount > 0)
+    amounts = (hold, capture, restore, -hold, due, -due, bought, -bought)
+    moves = zip(_TURNS, amounts)  # noqa: B905  # both are written here
+    return tuple([_transfer(after, code, amount, at) for code, amount in moves if amount > 0])
 
 
 def _transfer(order: Order, code: Code, amount: int, at: int) -> Transfer:
-    theirs = code in (Code.COST, Code.REBATE)
+    theirs = code in _THEIRS
     return Transfer(
         key=f"order/{order.id}/{order.version}/{code}",
         code=code,

@@ -78,7 +78,7 @@ def _become(
     if fields.get("state") is State.FAILED:
         fields = {**fields, "capped": False}
     after = msgspec.structs.replace(order, version=order.version + 1, **fields)
-    stamped = msgspec.structs.replace(event, at=at, order=after.id, version=after.version)
+    stamped = Event(event.kind, event.detail, at, after.id, after.version)
     return Change(after, ledger.movements(order, after, at), stamped, frees)
 
 
