@@ -1,8 +1,11 @@
 """Between rows and values, for both databases: plain columns, JSON where a value has parts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
+from enum import EnumType
 from functools import cache
+from itertools import compress
+from operator import is_not
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -11,7 +14,6 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 _JSON = frozenset({"params", "orders", "detail", "addresses", "offered"})
 _encode = msgspec.json.encode
-_decode = msgspec.json.decode
 
 Value = str | int | bytes | None
 HEARD = "'accepted', 'status'"
@@ -40,7 +42,7 @@ def to_value(name: str, value: Any) -> Value:  # noqa: ANN401  # whatever a fiel
 def to_row(thing: msgspec.Struct) -> list[Value]:
     """Return all fields of a thing as a row."""
     row: list[Any] = list(msgspec.structs.astuple(thing))
-    for at, name in _special(type(thing)):
+    for at, name in _written(type(thing)):
         row[at] = to_value(name, row[at])
     return row
 
@@ -48,24 +50,23 @@ def to_row(thing: msgspec.Struct) -> list[Value]:
 def from_row(kind: type[T], row: Sequence[Any]) -> T:
     """Return the thing that a whole row keeps."""
     fields: dict[str, Any] = dict(zip(columns(kind), row, strict=True))
-    for _, name in _special(kind):
-        if name in _JSON:
-            fields[name] = _decode(fields[name])
-    return msgspec.convert(fields, kind, strict=False)
+    for name, read in _read(kind):
+        if (value := fields[name]) is not None:
+            fields[name] = read(value)
+    return kind(**fields)
 
 
 def changed(before: T, after: T) -> dict[str, Value]:
     """Return the columns in which two versions of the same thing differ."""
-    versions = msgspec.structs.astuple(before), msgspec.structs.astuple(after)
-    return {
-        name: to_value(name, new)
-        for name, old, new in zip(columns(type(after)), *versions, strict=True)
-        if new is not old and new != old
-    }
+    old, new = msgspec.structs.astuple(before), msgspec.structs.astuple(after)
+    names = columns(type(after))
+    # One is made of the other, so most are not only equal: that is seen at a glance.
+    others = compress(range(len(names)), map(is_not, old, new))
+    return {names[at]: to_value(names[at], new[at]) for at in others if new[at] != old[at]}
 
 
 @cache
-def _special(kind: type[msgspec.Struct]) -> list[tuple[int, str]]:
+def _written(kind: type[msgspec.Struct]) -> list[tuple[int, str]]:
     """Return where the columns are that a database keeps otherwise than we do."""
     hints = get_type_hints(kind)
     return [
@@ -73,3 +74,20 @@ def _special(kind: type[msgspec.Struct]) -> list[tuple[int, str]]:
         for at, name in enumerate(columns(kind))
         if name in _JSON or Decimal in (hints[name], *get_args(hints[name]))
     ]
+
+
+@cache
+def _read(kind: type[msgspec.Struct]) -> list[tuple[str, Callable[[Any], Any]]]:
+    """Return what makes our values of those columns that hold something else."""
+    readers = ((name, _reader(name, hint)) for name, hint in get_type_hints(kind).items())
+    return [(name, read) for name, read in readers if read]
+
+
+def _reader(name: str, hint: Any) -> Callable[[Any], Any] | None:  # noqa: ANN401  # any type
+    if name in _JSON:
+        return msgspec.json.Decoder(hint).decode
+    if isinstance(hint, EnumType):
+        members: Iterable[Any] = hint
+        return {str(one): one for one in members}.__getitem__
+    kinds = {hint, *get_args(hint)}
+    return next((kind for kind in (Decimal, bool) if kind in kinds), None)
