@@ -9,6 +9,12 @@ from gateway.store.rows import columns, to_row
 
 KEPT_READINGS = 30 * 24 * 3600 * 1000
 
+_UNDER_WAY = "state IN ('sending', 'unknown')"
+_AT_RISK = f"""
+    SELECT provider, sum(cost) AS cost FROM orders
+    WHERE state = 'placed' AND settled_at IS NULL GROUP BY provider
+    UNION ALL SELECT provider, cost FROM orders WHERE {_UNDER_WAY}
+"""
 _SEEN = types(Sighting)
 _SIGHT = f"""
     UPDATE sightings SET
@@ -63,16 +69,14 @@ class PostgresProviders(PostgresBase):
     async def in_flight(self) -> dict[str, int]:
         """Return how many orders each provider is being sent, or may have been."""
         rows = await self._fetch(
-            "SELECT provider, count(*) FROM orders WHERE state IN ('sending', 'unknown') "
-            "GROUP BY provider"
+            f"SELECT provider, count(*) FROM orders WHERE {_UNDER_WAY} GROUP BY provider"
         )
         return {provider: int(count) for provider, count in rows}
 
     async def at_risk(self) -> dict[str, int]:
         """Return what the orders that are not settled should cost, by provider."""
         rows = await self._fetch(
-            "SELECT provider, sum(cost) FROM orders WHERE state IN ('sending', 'unknown') "
-            "OR (state = 'placed' AND settled_at IS NULL) GROUP BY provider"
+            f"SELECT provider, sum(cost) FROM ({_AT_RISK}) AS one GROUP BY provider"
         )
         return {provider: int(cost) for provider, cost in rows}
 

@@ -12,7 +12,7 @@ from gateway.store.page import Entry, Made, repeated
 from gateway.store.rows import HEARD, from_row, to_row
 from gateway.store.sqlite_file import SqliteFile, hold
 from gateway.store.sqlite_page import CLAIM, ORDER
-from gateway.store.sqlite_rows import insert, select
+from gateway.store.sqlite_rows import UNDECIDED, insert, select
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ class SqliteOrders(SqliteFile):
     ) -> list[Order]:
         """Return orders in a state before ``placed``, oldest first."""
         # The condition is spelled out so that SQLite sees that the partial index serves.
-        where = "state = ? AND state IN ('queued', 'sending', 'unknown') AND id > ?"
+        where = f"state = ? AND {UNDECIDED} AND id > ?"
         bindings: list[str | int] = [state, after]
         if provider:
             where += " AND provider = ?"
@@ -178,7 +178,7 @@ class SqliteOrders(SqliteFile):
 
     async def movements(self, provider: str, since: int, limit: int) -> list[Movement]:
         """Return what was booked at a provider since, oldest first."""
-        where = "owner = ? AND at >= ? AND code IN ('cost', 'rebate', 'deposit')"
+        where = "owner = ? AND at >= ? AND (code = 'cost' OR code = 'rebate' OR code = 'deposit')"
         transfers = select(Transfer, "transfers", where) + " ORDER BY at, id LIMIT ?"
         before = (
             f'SELECT max(at) FROM events WHERE "order" = ? AND version < ? AND kind IN ({HEARD})'

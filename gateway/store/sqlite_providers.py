@@ -7,9 +7,16 @@ import apsw
 from gateway.store import Lease, Reading, Sighting
 from gateway.store.rows import columns, from_row, listed, to_row
 from gateway.store.sqlite_file import SqliteFile, hold
-from gateway.store.sqlite_rows import select
+from gateway.store.sqlite_rows import UNDECIDED, select
 
 KEPT_READINGS = 30 * 24 * 3600 * 1000
+
+_UNDER_WAY = f"{UNDECIDED} AND state <> 'queued'"
+_AT_RISK = f"""
+    SELECT provider, sum(cost) AS cost FROM orders
+    WHERE state = 'placed' AND settled_at IS NULL GROUP BY provider
+    UNION ALL SELECT provider, cost FROM orders WHERE {_UNDER_WAY}
+"""
 
 
 class SqliteProviders(SqliteFile):
@@ -41,17 +48,13 @@ class SqliteProviders(SqliteFile):
     async def in_flight(self) -> dict[str, int]:
         """Return how many orders each provider is being sent, or may have been."""
         rows = self._read(
-            "SELECT provider, count(*) FROM orders WHERE state IN ('sending', 'unknown') "
-            "GROUP BY provider"
+            f"SELECT provider, count(*) FROM orders WHERE {_UNDER_WAY} GROUP BY provider"
         )
         return {str(provider): int(count) for provider, count in rows}
 
     async def at_risk(self) -> dict[str, int]:
         """Return what the orders that are not settled should cost, by provider."""
-        rows = self._read(
-            "SELECT provider, sum(cost) FROM orders WHERE state IN ('sending', 'unknown') "
-            "OR (state = 'placed' AND settled_at IS NULL) GROUP BY provider"
-        )
+        rows = self._read(f"SELECT provider, sum(cost) FROM ({_AT_RISK}) GROUP BY provider")
         return {str(provider): int(cost) for provider, cost in rows}
 
     async def add_reading(self, reading: Reading, under: Lease | None = None) -> None:

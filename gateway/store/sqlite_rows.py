@@ -4,6 +4,9 @@ from typing import Any
 
 from gateway.store.rows import columns, listed
 
+UNDECIDED = "(state = 'queued' OR state = 'sending' OR state = 'unknown')"
+"""What the index of the orders that are not decided holds, word for word: so SQLite sees it."""
+
 
 def select(kind: type[Any], table: str, where: str) -> str:
     """Return the statement that reads things of a kind."""
