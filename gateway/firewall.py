@@ -118,11 +118,11 @@ def suspicion(old: Offer | None, new: Offer, jump: Decimal) -> str:
     if old is not None:
         for what in ("name", "category", "type"):
             was, now = getattr(old, what), getattr(new, what)
-            if _words(was) != _words(now) and fold(was) != fold(now):
+            if was != now and _words(was) != _words(now) and fold(was) != fold(now):
                 reasons.append(f"its {what} was {was!r} and is {now!r}")
         # What was free was not sold by its own rate, so there is nothing that it could lose.
-        most, least = EXACT.multiply(old.rate, jump), EXACT.multiply(new.rate, jump)
-        if old.rate and (new.rate > most or old.rate > least):
+        low, high = sorted((old.rate, new.rate))
+        if old.rate and high > EXACT.multiply(low, jump):
             reasons.append(f"its rate was {old.rate:f} and is {new.rate:f}")
     return "; ".join(reasons)
 

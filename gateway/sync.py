@@ -23,7 +23,6 @@ from gateway.store import Lease, Sighting, Store
 from gateway.store.offers import UNFINISHED, Difference, compare
 
 log = structlog.get_logger()
-_encode = msgspec.json.encode
 
 TOLD = 20
 """Changes held back of which each is logged; of more, their number."""
@@ -179,7 +178,7 @@ class Sync:
         def judged() -> tuple[list[Held], list[Difference]]:
             found = firewall.judge(provider, known, fresh, waiting, rules, now)
             first = not before and not known
-            digests.extend(map(digest, found.offers))
+            digests.extend(map(hash, found.offers))
             return found.held, compare(provider, known, found.offers, now, first=first)
 
         held, differences = await offload(judged, len(fresh) + len(known))
@@ -224,23 +223,21 @@ class Sync:
         raise Indeterminate(msg)
 
 
-def digest(offer: Offer) -> int:
-    """Return what tells a row from any other, in this process."""
-    return hash(_encode(offer))
-
-
 def sift(
     offers: Sequence[Offer], before: Collection[int]
 ) -> tuple[set[str], list[Offer], "array[int]"]:
-    """Return the ids of what was there before just so, all else, and the digests of the former."""
+    """Return the ids of what was there before just so, all else, and the digests of the former.
+
+    A digest is a row's hash, which nobody outside this process can know, or aim at.
+    """
     same: set[str] = set()
     fresh: list[Offer] = []
     digests = array("q")
     for offer in offers:
-        mark = digest(offer)
-        if mark in before:
+        digest = hash(offer)
+        if digest in before:
             same.add(offer.id)
-            digests.append(mark)
+            digests.append(digest)
         else:
             fresh.append(offer)
     return same, fresh, digests

@@ -5,10 +5,10 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from gateway.model import Decision, Held, Known, Offer, OfferChange
-from gateway.store.rows import Value, columns, to_value
+from gateway.store.rows import Value, columns
 
 if TYPE_CHECKING:
     from gateway.store import Lease
@@ -178,11 +178,18 @@ def difference(
     changes = []
     if gone_at is not None:
         changes.append(OfferChange(provider, offer.id, at, "back", after=f"{offer.rate:f}"))
-    for name, was, now in zip(columns(Offer), astuple(old), astuple(offer), strict=True):
-        if was != now:
-            before, after = _text(name, was), _text(name, now)
-            changes.append(OfferChange(provider, offer.id, at, name, before, after))
+    for name in _differing(old, offer):
+        before, after = _text(getattr(old, name)), _text(getattr(offer, name))
+        changes.append(OfferChange(provider, offer.id, at, name, before, after))
     return Difference(offer.id, offer, changes)
+
+
+def _differing(old: Offer, new: Offer) -> Sequence[str]:
+    """Return the fields in which a service is otherwise: most often it is the rate alone."""
+    if old.rate != new.rate and replace(old, rate=new.rate) == new:
+        return ("rate",)
+    both = zip(columns(Offer), astuple(old), astuple(new), strict=True)
+    return [name for name, was, now in both if was != now]
 
 
 def pauses(
@@ -195,10 +202,12 @@ def pauses(
     ]
 
 
-def _text(name: str, value: object) -> str:
+def _text(value: object) -> str:
+    if isinstance(value, Decimal):
+        return f"{value:f}"
     if value is None:
         return ""
-    return str(value).lower() if isinstance(value, bool) else str(to_value(name, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def chunks(found: Sequence[Difference]) -> Iterator[Sequence[Difference]]:
