@@ -22,7 +22,7 @@ from gateway.cache import Cache
 from gateway.catalog import Shop
 from gateway.config import Config
 from gateway.errors import CustomerError, ErrorText
-from gateway.offload import offload
+from gateway.offload import answer
 from gateway.services import Catalog, Service
 from gateway.store import Store
 
@@ -119,13 +119,11 @@ class Listing:
         if part is None:
             return rendered.body
         changed = None if part.since is None else await self._changed(part.since)
-        services = tuple(catalog.services.values())
-        fits = partial(self._fits, part=part, changed=changed)
 
         def cut() -> Body:
-            return _body(_rows(rendered, [fits(one) for one in services]), OF_A_PART)
+            return _body(_rows(rendered, self._fitting(catalog, part, changed)), OF_A_PART)
 
-        return await offload(cut, len(services))
+        return await answer(cut, len(catalog.services))
 
     def _made(self, group: str) -> "asyncio.Task[Rendered]":
         catalog = self._shop.catalog
@@ -140,13 +138,13 @@ class Listing:
         """Write out a list, unless another process has done it already."""
         many = len(catalog.services)
         if not self._cache.shared:
-            return await offload(partial(render, catalog, group), many)
+            return await answer(partial(render, catalog, group), many)
         key = f"services/{catalog.edition}/{group}"
         (kept,) = await self._cache.get([key])
-        found = await offload(partial(_unpacked, kept), many) if kept else None
+        found = await answer(partial(_unpacked, kept), many) if kept else None
         if found is None or len(found.ends) != many:
-            found = await offload(partial(render, catalog, group), many)
-            packed = await offload(partial(_packed, found), many)
+            found = await answer(partial(render, catalog, group), many)
+            packed = await answer(partial(_packed, found), many)
             await self._cache.put({key: packed}, KEPT)
         return found
 
@@ -160,13 +158,20 @@ class Listing:
         found = await self._store.changed_offers(since - SLACK)
         return None if ("", "") in found else found
 
-    def _fits(self, service: Service, part: Part, changed: set[tuple[str, str]] | None) -> bool:
-        if part.ids is not None and service.id not in part.ids:
-            return False
-        if part.category is not None and service.category.casefold() != part.category:
-            return False
-        if part.since is None or changed is None:
-            return True
+    def _fitting(
+        self, catalog: Catalog, part: Part, changed: set[tuple[str, str]] | None
+    ) -> Iterable[int]:
+        """Return where in the list the services are that somebody wants to see."""
+        found: Iterable[tuple[int, Service]] = enumerate(catalog.services.values())
+        if part.ids is not None:
+            found = [(at, one) for at, one in found if one.id in part.ids]
+        if part.category is not None:
+            found = [(at, one) for at, one in found if one.category.casefold() == part.category]
+        if part.since is not None and changed is not None:
+            found = [(at, one) for at, one in found if self._among(one, changed)]
+        return [at for at, _ in found]
+
+    def _among(self, service: Service, changed: set[tuple[str, str]]) -> bool:
         # A route that is gone has changed what is shown, so those that are declared count too.
         routes = {(one.provider, one.offer.id) for one in service.routes}
         if declared := self._config.services.get(service.id):
@@ -219,14 +224,9 @@ def _digest(plain: bytes) -> str:
     return hashlib.sha256(plain).hexdigest()[:32]
 
 
-def _rows(rendered: Rendered, chosen: Sequence[bool]) -> list[bytes]:
-    starts = (0, *rendered.ends[:-1])
-    whole = rendered.body.plain
-    return [
-        whole[start + 1 : end]
-        for start, end, wanted in zip(starts, rendered.ends, chosen, strict=True)
-        if wanted
-    ]
+def _rows(rendered: Rendered, places: Iterable[int]) -> list[bytes]:
+    ends, whole = rendered.ends, rendered.body.plain
+    return [whole[(ends[at - 1] if at else 0) + 1 : ends[at]] for at in places]
 
 
 def _body(rows: Sequence[bytes], codings: Iterable[str]) -> Body:

@@ -1,15 +1,16 @@
 """Heavy work off the event loop, one piece at a time.
 
 A thread that computes takes turns with the event loop: with one such thread a request waits for a
-turn of a few milliseconds, with many for many of them. So all that reads, compares and writes out
-catalogs goes through one.
+turn of a few milliseconds, with many for many of them. So all that reads and compares catalogs
+goes through one, and what customers wait for through another, since it takes a second until the
+first has done with a few catalogs.
 """
 
 import asyncio
 import gc
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -22,7 +23,8 @@ SMALL = 500
 TURN = 0.001
 """Seconds that a thread computes while the event loop waits for its turn."""
 
-_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="heavy")
+_catalogs = ThreadPoolExecutor(max_workers=1, thread_name_prefix="catalogs")
+_answers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answers")
 
 
 async def offload(work: Callable[[], T], size: int) -> T:
@@ -30,10 +32,15 @@ async def offload(work: Callable[[], T], size: int) -> T:
     return work() if size <= SMALL else await apart(work)
 
 
-async def apart(work: Callable[[], T]) -> T:
-    """Do some work in the thread, after what is there already."""
+async def answer(work: Callable[[], T], size: int) -> T:
+    """Do some work that a customer waits for: apart if it is large, but behind no catalog."""
+    return work() if size <= SMALL else await apart(work, _answers)
+
+
+async def apart(work: Callable[[], T], thread: Executor = _catalogs) -> T:
+    """Do some work in a thread, after what is there already."""
     with gently():
-        return await asyncio.get_running_loop().run_in_executor(_thread, work)
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
 
 
 def free(things: dict[Any, Any] | list[Any]) -> None:

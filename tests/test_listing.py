@@ -1,7 +1,9 @@
 """The list of services: the same for everybody of a price group, and made but once."""
 
+import asyncio
 import gzip
 import json
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import zstandard
 
 from gateway.cache_shared import RedisCache
 from gateway.listing import CODINGS, Listing, chosen, part
+from gateway.offload import SMALL, apart
 from redistmp import redis
 from world import ROWS, YAML, Panel, World, world
 
@@ -183,6 +186,25 @@ async def test_a_part_is_cut_out_of_the_whole(tmp_path: Path) -> None:
         assert [101] == await ids(one, category="C1", ids="101,102")
         assert [] == await ids(one, category="none")
         assert rows == json.loads((await ask(one)).content)
+
+
+async def test_no_list_waits_for_a_catalog_that_is_being_read(tmp_path: Path) -> None:
+    """However many a customer may choose from."""
+    many = range(1, SMALL + 2)
+    file = YAML.split("services:")[0] + "services:\n"
+    file += "".join(f"  {number}: {{routes: [p/{number}]}}\n" for number in many)
+    panel = Panel(services=[ROWS[0] | {"service": number} for number in many])
+    async with world(tmp_path, file, p=panel) as one:
+        read = threading.Event()
+        reading = asyncio.create_task(apart(lambda: read.wait(20)))
+        await asyncio.sleep(0)
+        found = await ids(one, ids="7,501,9000")
+        waits = not reading.done()
+        read.set()
+
+        assert [7, 501] == found
+        assert waits
+        assert await reading
 
 
 async def test_a_part_has_a_tag_of_its_own(tmp_path: Path) -> None:
