@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -19,7 +20,6 @@ CHUNK = 1000
 """Rows that are written in one commit: orders wait for no more than that."""
 UNFINISHED = 0
 """The edition of a provider's offers while a list is written: some are of it, some from before."""
-_RATE = columns(Offer).index("rate")
 _FLAGS = {None: None, 0: False, 1: True}
 
 
@@ -146,12 +146,16 @@ class Difference(msgspec.Struct, frozen=True, gc=False):
 def compare(
     provider: str, known: Known, offers: Sequence[Offer], at: int, *, first: bool = False
 ) -> list[Difference]:
-    """Return in what a provider's list differs from what is known of it; ``first``: of nothing."""
+    """Return in what a provider's list differs from what is known of it; ``first``: of nothing.
+
+    The differences are in the order of the ids.
+    """
     if first and offers:  # nobody needs to be told of each
         told = OfferChange(provider, "", at, "first", after=str(len(offers)))
+        every = sorted(offers, key=attrgetter("id"))
         return [
             Difference(offer.id, offer, [] if number else [told])
-            for number, offer in enumerate(offers)
+            for number, offer in enumerate(every)
         ]
     new = {offer.id for offer in offers}
     found = [
@@ -164,6 +168,7 @@ def compare(
             continue
         change = OfferChange(provider, one, at, "gone", before=f"{old.rate:f}")
         found.append(Difference(one, None, [change]))
+    found.sort(key=attrgetter("id"))  # as the tables are: one page after the other is written
     return found
 
 
@@ -216,18 +221,20 @@ def chunks(found: Sequence[Difference]) -> Iterator[Sequence[Difference]]:
         yield found[start : start + CHUNK]
 
 
-def offer_row(offer: Offer) -> tuple[Value, ...]:
-    """Return an offer as a row, ``rows.to_row`` for what there may be a million of."""
-    row = list(astuple(offer))
-    row[_RATE] = f"{offer.rate:f}"
-    return tuple(row)
+def offer_row(provider: str, offer: Offer) -> tuple[Value, ...]:
+    """Return a provider's offer as a row, ``rows.to_row`` for what there may be a million of."""
+    said = offer.name, offer.type, offer.category, f"{offer.rate:f}", offer.min, offer.max
+    flags = offer.refill, offer.cancel, offer.dripfeed
+    return provider, offer.id, *said, *flags, offer.description
 
 
 def row_offer(row: Sequence[Any]) -> Offer:
     """Return the offer that a row keeps, whose flags a database may have as numbers."""
     one, name, kind, category, rate, least, most, refill, cancel, dripfeed, description = row
-    flags = _FLAGS[refill], _FLAGS[cancel], _FLAGS[dripfeed]
-    return Offer(one, name, kind, category, Decimal(rate), least, most, *flags, description)
+    refill, cancel, dripfeed = _FLAGS[refill], _FLAGS[cancel], _FLAGS[dripfeed]
+    return Offer(
+        one, name, kind, category, Decimal(rate), least, most, refill, cancel, dripfeed, description
+    )
 
 
 def known_rows(

@@ -251,7 +251,7 @@ def _select(where: str) -> str:
 
 def _differences(provider: str, found: Sequence[Difference], at: int) -> Sets:
     sets = Sets()
-    saved = [(provider, *offer_row(one.offer)) for one in found if one.offer]
+    saved = [offer_row(provider, one.offer) for one in found if one.offer]
     sets.add("saved", _SAVE, _OFFER, saved)
     sets.add("went", _GO, _GONE, [(at, provider, one.id) for one in found if one.offer is None])
     changes = [astuple(change) for one in found for change in one.changes]

@@ -221,7 +221,7 @@ def _write(
 ) -> None:
     hold(db, under)
     db.execute("INSERT OR REPLACE INTO editions VALUES (?, ?)", (provider, UNFINISHED))
-    db.executemany(_SAVE, [(provider, *offer_row(one.offer)) for one in found if one.offer])
+    db.executemany(_SAVE, [offer_row(provider, one.offer) for one in found if one.offer])
     db.executemany(
         "UPDATE offers SET gone_at = ? WHERE provider = ? AND id = ?",
         [(at, provider, one.id) for one in found if one.offer is None],
