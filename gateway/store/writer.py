@@ -24,6 +24,8 @@ from gateway.store.sqlite_page import commit
 T = TypeVar("T")
 Operation = Entry | Callable[[apsw.Connection], Any]
 """Orders and money, as an entry of a page; or what does anything else."""
+Waiting = tuple[Operation, "asyncio.Future[Any]"]
+"""An operation, and who waits for it."""
 
 MOST = 512
 """Operations in one commit; more would make the first of them wait for the last."""
@@ -163,7 +165,7 @@ class Rehearsal(Commits):
 
     def __init__(self, db: apsw.Connection) -> None:
         super().__init__(db)
-        self._waiting: list[tuple[Operation, asyncio.Future[Any]]] = []
+        self._waiting: list[Waiting] = []
 
     def do(self, operation: Entry | Callable[[apsw.Connection], T]) -> "asyncio.Future[T]":
         """Do an operation in the next commit; the future resolves when it is done."""
@@ -191,47 +193,58 @@ class Writer(Commits):
 
     def __init__(self, db: apsw.Connection) -> None:
         super().__init__(db)
-        self._waiting: queue.SimpleQueue[tuple[Operation, asyncio.Future[Any]] | None] = (
-            queue.SimpleQueue()
-        )
+        self._waiting: queue.SimpleQueue[list[Waiting]] = queue.SimpleQueue()
+        self._gathered: list[Waiting] = []  # in this turn of the loop
+        self._left: list[Waiting] = []  # for the thread's next commit
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
         self._closed = False
 
     def do(self, operation: Entry | Callable[[apsw.Connection], T]) -> "asyncio.Future[T]":
         """Do an operation in the next commit; the future resolves when it is durable."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
         if self._closed:
             future.set_exception(StoreUnavailable("the store is closed"))
-        else:
-            self._waiting.put((operation, future))
+            return future
+        # Each time that the thread is woken, it takes the interpreter from everybody else: once
+        # in a turn of the loop is enough.
+        if not self._gathered:
+            loop.call_soon(self._hand_over)
+        self._gathered.append((operation, future))
         return future
+
+    def _hand_over(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self._waiting.put(gathered)
 
     async def close(self) -> None:
         """Commit what is waiting, and end the thread."""
         if not self._closed:
             self._closed = True
-            self._waiting.put(None)
+            self._hand_over()
+            self._waiting.put([])
             await asyncio.to_thread(self._thread.join)
             self._db.close()
 
     def _run(self) -> None:
-        going = True
-        while going:
-            batch = []
-            entry = self._waiting.get()
-            while entry is not None:
-                batch.append(entry)
-                if len(batch) == MOST or self._waiting.empty():
-                    break
-                entry = self._waiting.get()
-            else:
-                going = False
-            if batch:
-                self._answer(batch, self._commit([operation for operation, _ in batch]))
+        while batch := self._next():
+            self._answer(batch, self._commit([operation for operation, _ in batch]))
+
+    def _next(self) -> list[Waiting]:
+        """Wait for what is to be done, and return what there is of it; nothing at the end."""
+        batch = self._left or list(self._waiting.get())
+        while batch and len(batch) < MOST and not self._waiting.empty():
+            if not (handed := self._waiting.get()):
+                self._waiting.put(handed)
+                break
+            batch += handed
+        self._left = batch[MOST:]
+        return batch[:MOST]
 
     @staticmethod
-    def _answer(batch: list[tuple[Operation, asyncio.Future[Any]]], results: list[Any]) -> None:
+    def _answer(batch: list[Waiting], results: list[Any]) -> None:
         loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
         for (_, future), result in zip(batch, results, strict=True):
             loops.setdefault(future.get_loop(), []).append((future, result))
