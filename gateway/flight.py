@@ -1,6 +1,7 @@
 """An order on its way to a provider: what it has taken up there, and who waits for it."""
 
 import asyncio
+import itertools
 import secrets
 
 from gateway.line import Admission, Line, Place
@@ -21,8 +22,8 @@ class Flight:
     order: Order
     task: asyncio.Task[Order]
 
-    def __init__(self, *, answered: bool = False) -> None:
-        self.sender = secrets.token_hex(8)
+    def __init__(self, sender: str, *, answered: bool = False) -> None:
+        self.sender = sender
         self.answered = answered
         self.waiting = False
         self.admission: Admission | None = None
@@ -71,3 +72,11 @@ class Aloft:
     def __init__(self) -> None:
         self.flights: dict[int, Flight] = {}
         self.unsure: dict[str, int] = {}
+        # A number for each is enough beside what nobody else has; to draw each one costs ten times
+        # as much, and the turn of the interpreter besides.
+        self._own = secrets.token_hex(8)
+        self._numbers = itertools.count(1)
+
+    def flight(self, *, answered: bool = False) -> Flight:
+        """Return a new flight, under a mark that no other flight has, in whatever process."""
+        return Flight(f"{self._own}-{next(self._numbers)}", answered=answered)

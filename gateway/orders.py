@@ -61,7 +61,7 @@ class Orders:
         self._promises = promises
         self._now = now
         self._sender = Sender(store, router, promises, following, now, shop.latest, aloft)
-        self._unsure = aloft.unsure
+        self._aloft = aloft
 
     # --- placed ---------------------------------------------------------------------------
 
@@ -96,7 +96,7 @@ class Orders:
         )
         # An order that has a place at its provider is marked as being sent in the same commit;
         # one that has to wait for a place is with nobody, and says so.
-        flight = Flight()
+        flight = self._aloft.flight()
         if choices:
             flight.choose(self._router.line(choices[0].provider), choices[0].cost)
         placed = await self._write(flight, customer, draft, choices, claim)
@@ -123,7 +123,7 @@ class Orders:
         try:
             (placed,) = await self._store.place([placement])
         except BaseException:
-            self._unsure[flight.sender] = 0
+            self._aloft.unsure[flight.sender] = 0
             flight.turn_away(unused=True)
             raise
         if isinstance(placed, ErrorText):
@@ -236,7 +236,7 @@ class Orders:
                 elif order.service not in full and (choices := self._due(order, now)):
                     usable = self._sender.usable(choices)
                     if usable and under_way[usable[0].provider] < AT_ONCE:
-                        flight = Flight(answered=True)
+                        flight = self._aloft.flight(answered=True)
                         flight.choose(self._router.line(usable[0].provider), usable[0].cost)
                         self._sender.launch(flight, order, usable)
                         under_way[usable[0].provider] += 1
@@ -290,7 +290,7 @@ class Orders:
         the process that was to send it knows that.
         """
         now = self._now()
-        unsure = set(self._unsure)
+        unsure = set(self._aloft.unsure)
         if not unsure:
             return 0
         words = "the database did not say that it was written"
@@ -306,10 +306,10 @@ class Orders:
             log.warning("orders were taken back", orders=[one.order for one in steps])
         # A server that was held up may still do it a while after it is back.
         for mark in unsure:
-            if not self._unsure[mark]:
-                self._unsure[mark] = now
-            elif now - self._unsure[mark] > transitions.MINUTE:
-                del self._unsure[mark]
+            if not self._aloft.unsure[mark]:
+                self._aloft.unsure[mark] = now
+            elif now - self._aloft.unsure[mark] > transitions.MINUTE:
+                del self._aloft.unsure[mark]
         return len(steps)
 
     def being_sent(self) -> set[tuple[int, str, int]]:

@@ -129,20 +129,20 @@ class Sender:
         """Try the routes in order, and go on only on proof that one did not take the order."""
         order = flight.order
         rest = list(choices)
-        with structlog.contextvars.bound_contextvars(order=order.id):
-            try:
-                while rest:
-                    choice = rest.pop(0)
-                    if order.state is State.QUEUED:
-                        order = flight.order = await self._mark(flight, order, choice, rest)
-                    if order.state is State.SENDING:
-                        if order.sender != flight.sender:  # another process was faster
-                            break
-                        order = flight.order = await self._try(flight, order, choice, rest)
-                    if order.state not in UNDER_WAY:
+        structlog.contextvars.bind_contextvars(order=order.id)  # the task's own, and ends with it
+        try:
+            while rest:
+                choice = rest.pop(0)
+                if order.state is State.QUEUED:
+                    order = flight.order = await self._mark(flight, order, choice, rest)
+                if order.state is State.SENDING:
+                    if order.sender != flight.sender:  # another process was faster
                         break
-            finally:
-                flight.turn_away()
+                    order = flight.order = await self._try(flight, order, choice, rest)
+                if order.state not in UNDER_WAY:
+                    break
+        finally:
+            flight.turn_away()
         return order
 
     async def _mark(
