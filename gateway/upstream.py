@@ -16,9 +16,9 @@ import math
 import select
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import cast
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 import httptools
 import httpx
@@ -110,7 +110,7 @@ class Upstream:
 
         """
         return await self._answered(
-            lambda: self._request(url, urlencode([*fields.items(), ("key", key)]).encode()),
+            lambda: self._request(url, _form([*fields.items(), ("key", key)])),
             timeout,
             not_after,
         )
@@ -165,14 +165,16 @@ class Upstream:
             prepared = self._prepared[url] = parsed, headers
         # A ready Headers object is copied, a list would be parsed; a stream stops httpx from
         # working out the headers once more.
-        request = httpx.Request(
-            "POST", prepared[0], headers=prepared[1], stream=httpx.ByteStream(form)
-        )
+        request = httpx.Request("POST", prepared[0], headers=prepared[1], stream=_Whole([form]))
         request.headers["Content-Length"] = str(len(form))
         return request
 
     async def _exchange(self, request: httpx.Request) -> Answer:
         response = await self._transport.handle_async_request(request)
+        stream = response.stream
+        if isinstance(stream, _Whole) and "content-encoding" not in response.headers:
+            # All of it is there: nothing to read, nothing to close.
+            return Answer(response.status_code, await _joined(stream.parts, stream.size))
         try:
             return Answer(response.status_code, await self._body(response))
         finally:
@@ -183,8 +185,6 @@ class Upstream:
         if coding is not None and "," in coding:
             msg = "compressed more than once"  # each layer may multiply the size by a thousand
             raise httpx.DecodingError(msg)
-        if coding is None and isinstance(response.stream, _Whole):
-            return await _joined(response.stream.parts, response.stream.size)
         parts, size = [], 0
         async for part in response.aiter_bytes():
             size += len(part)
@@ -192,6 +192,15 @@ class Upstream:
                 raise httpx.ReadError(_too_large(self._largest))
             parts.append(part)
         return await _joined(parts, size)
+
+
+def _form(fields: Iterable[tuple[str, str]]) -> bytes:
+    return "&".join([f"{_quoted(name)}={_quoted(value)}" for name, value in fields]).encode()
+
+
+def _quoted(text: str) -> str:
+    """Quote for a form; most names, numbers and keys have nothing in them to be quoted."""
+    return text if text.isalnum() and text.isascii() else quote_plus(text)
 
 
 def _judge(request: httpx.Request | None, error: Exception | None, words: str) -> CallFailed:
@@ -284,7 +293,9 @@ class Wire(httpx.AsyncBaseTransport):
         lines = [f"{request.method} ".encode(), url.raw_path, b" HTTP/1.1\r\n"]
         for name, value in request.headers.raw:
             lines += (name, b": ", value, b"\r\n")
-        lines += (b"\r\n", await request.aread())
+        whole = request.stream
+        body = b"".join(whole.parts) if isinstance(whole, _Whole) else await request.aread()
+        lines += (b"\r\n", body)
         origin = (url.scheme, url.raw_host.decode("ascii"), url.port or _PORTS[url.scheme])
         connection = self._take(origin) or await self._connect(origin)
         # Nothing is awaited between the look at the connection, and at the clock, and the write.
