@@ -476,7 +476,9 @@ class _Connection(asyncio.Protocol):
             waiter.set_result(outcome)
 
     def _response(self) -> httpx.Response:
-        return httpx.Response(self._status, headers=self._headers, stream=_Whole(self._parts))
+        # It goes with its answer: a catalog would stay here for as long as the connection.
+        parts, self._parts = self._parts, []
+        return httpx.Response(self._status, headers=self._headers, stream=_Whole(parts))
 
     # --- from the parser --------------------------------------------------------------------
 

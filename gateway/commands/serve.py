@@ -1,6 +1,7 @@
 """``gateway serve`` and ``gateway background``; and ``gateway check``."""
 
 import asyncio
+import ctypes
 import gc
 import os
 import signal
@@ -8,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +36,11 @@ from gateway.front import Connection
 from gateway.settings import Settings
 
 log = structlog.get_logger()
+
+_M_TRIM_THRESHOLD = -1
+"""What glibc's ``malloc.h`` calls it."""
+_KEPT = 128 * 1024
+"""Bytes of free memory that are kept for the next need."""
 
 
 class Served(Application):
@@ -79,7 +86,13 @@ def _end_with(parent: int) -> None:
 
 
 def settle_memory() -> None:
-    """Spare the collector what start-up leaves behind: it lives as long as the process."""
+    """Spare the collector what start-up leaves behind: it lives as long as the process.
+
+    And have glibc give back what it is done with. By itself it keeps more the larger the pieces
+    that it was once asked for, and a catalog is a large one.
+    """
+    with suppress(AttributeError, OSError):  # another C library has no such word
+        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, _KEPT)
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
