@@ -25,37 +25,42 @@ class Gate:
         self._free = most
         self._per_second = per_second
         self._entered: deque[float] = deque(maxlen=per_second or 0)  # the last ones, and when
-        self._first: deque[asyncio.Future[None]] = deque()
-        self._others: deque[asyncio.Future[None]] = deque()
+        self._first: deque[asyncio.Future[float]] = deque()
+        self._others: deque[asyncio.Future[float]] = deque()
         self._favored = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def enter_now(self) -> bool:
-        """Enter if that is possible without waiting, and without passing those who wait."""
-        if self._first or self._others or not self._free or self._wait():
-            return False
-        self._take()
-        return True
+    def enter_now(self) -> float | None:
+        """Enter if that is possible without waiting, and without passing those who wait.
 
-    async def enter(self, *, first: bool = False) -> None:
-        """Wait until there is room; ``first``: before those who are not so urgent."""
-        if self.enter_now():
-            return
-        turn = asyncio.get_running_loop().create_future()
+        Returns when that was, on the event loop's clock.
+        """
+        if self._first or self._others or not self._free or self._wait():
+            return None
+        return self._take()
+
+    async def enter(self, *, first: bool = False) -> float:
+        """Wait until there is room; returns when that was.
+
+        ``first``: before those who are not so urgent.
+        """
+        if (entered := self.enter_now()) is not None:
+            return entered
+        turn: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         (self._first if first else self._others).append(turn)
         self._admit()
         try:
-            await turn
+            return await turn
         except asyncio.CancelledError:
             if not turn.cancelled():
-                self.leave(unused=True)  # it was let in, and has gone
+                self.leave(unused=turn.result())  # it was let in, and has gone
             raise
 
-    def leave(self, *, unused: bool = False) -> None:
-        """Make room for the next; ``unused``: as if nobody had entered."""
+    def leave(self, *, unused: float | None = None) -> None:
+        """Make room for the next; ``unused``: as if whoever entered then had not."""
         self._free += 1
-        if unused and self._entered:
-            self._entered.pop()
+        if unused is not None and unused in self._entered:
+            self._entered.remove(unused)
         self._admit()
 
     def _admit(self) -> None:
@@ -66,10 +71,9 @@ class Gate:
                 return
             turn = self._next().popleft()
             if not turn.cancelled():  # who has given up is passed over
-                self._take()
-                turn.set_result(None)
+                turn.set_result(self._take())
 
-    def _next(self) -> deque[asyncio.Future[None]]:
+    def _next(self) -> deque[asyncio.Future[float]]:
         favored = self._first and (self._favored < FAVOR or not self._others)
         self._favored = self._favored + 1 if favored else 0
         return self._first if favored else self._others
@@ -78,9 +82,11 @@ class Gate:
         self._timer = None
         self._admit()
 
-    def _take(self) -> None:
+    def _take(self) -> float:
         self._free -= 1
-        self._entered.append(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        self._entered.append(now)
+        return now
 
     def _wait(self) -> float:
         """Return the seconds until the pace lets somebody in."""

@@ -97,16 +97,17 @@ class Place:
 
     """
 
-    def __init__(self, gate: Gate, not_after: float, nor_after: int) -> None:
+    def __init__(self, gate: Gate, entered: float, not_after: float, nor_after: int) -> None:
         self.not_after = not_after
         self.nor_after = nor_after
         self._gate: Gate | None = gate
+        self._entered_at = entered
 
     def leave(self, *, unused: bool = False) -> None:
         """Give the room to whoever waits for it; ``unused``: nothing was asked."""
         gate, self._gate = self._gate, None
         if gate is not None:
-            gate.leave(unused=unused)
+            gate.leave(unused=self._entered_at if unused else None)
 
 
 class Line:
@@ -234,7 +235,8 @@ class Line:
 
     def place_now(self) -> Place | None:
         """Take a place if one is free at this moment."""
-        return self._entered() if self._gate.enter_now() else None
+        entered = self._gate.enter_now()
+        return None if entered is None else self._entered(entered)
 
     async def place(self, *, first: bool = True, patient: bool = False) -> Place:
         """Wait for a place, up to the provider's timeout; raises ``Unreachable`` after it.
@@ -246,15 +248,15 @@ class Line:
             return place
         try:
             async with asyncio.timeout(None if patient else self.timeout):
-                await self._gate.enter(first=first)
+                entered = await self._gate.enter(first=first)
         except TimeoutError:
             msg = f"{self.name}: no free place within its limits"
             raise Unreachable(msg) from None
-        return self._entered()
+        return self._entered(entered)
 
-    def _entered(self) -> Place:
-        loop_time = asyncio.get_running_loop().time()
-        return Place(self._gate, loop_time + self.timeout, self._now() + round(self.timeout * 1000))
+    def _entered(self, at: float) -> Place:
+        too_late = asyncio.get_running_loop().time() + self.timeout
+        return Place(self._gate, at, too_late, self._now() + round(self.timeout * 1000))
 
     async def call(
         self,

@@ -47,7 +47,7 @@ class Crowd:
 
     def come_now(self) -> None:
         """Enter only if that is possible at once; it passes nobody by."""
-        if self.gate.enter_now():
+        if self.gate.enter_now() is not None:
             self.gate.leave()
             assert not self.waiting or len(self.inside) < self.most
 
@@ -78,8 +78,8 @@ class Crowd:
             self.go()
         await asyncio.sleep(2)
         room = min(self.most, self.per_second or self.most)
-        assert [True] * room == [self.gate.enter_now() for _ in range(room)]
-        assert not self.gate.enter_now()
+        assert [True] * room == [self.gate.enter_now() is not None for _ in range(room)]
+        assert self.gate.enter_now() is None
         await asyncio.gather(*self.visits, return_exceptions=True)
 
 
@@ -168,29 +168,42 @@ async def test_no_second_has_more_entries_than_the_pace() -> None:
 async def test_a_pace_is_kept_by_those_who_enter_at_once_too() -> None:
     gate = Gate(1000, per_second=3)
 
-    assert [True, True, True, False] == [gate.enter_now() for _ in range(4)]
+    assert [True, True, True, False] == [gate.enter_now() is not None for _ in range(4)]
     await asyncio.sleep(1)
-    assert [True, True, True, False] == [gate.enter_now() for _ in range(4)]
+    assert [True, True, True, False] == [gate.enter_now() is not None for _ in range(4)]
+
+
+async def test_who_leaves_without_having_asked_takes_back_his_own_entry() -> None:
+    """Not the newest one's, whose call was made: the second after that would see one too many."""
+    gate = Gate(10, per_second=2)
+    unused = gate.enter_now()
+    await asyncio.sleep(0.8)
+    used = gate.enter_now()
+    gate.leave(unused=unused)
+    await asyncio.sleep(0.3)
+
+    assert used is not None
+    assert [True, False] == [gate.enter_now() is not None for _ in range(2)]
 
 
 async def test_nobody_enters_at_once_while_others_wait() -> None:
     gate = Gate(1)
-    assert gate.enter_now()
+    assert gate.enter_now() is not None
     waiting = asyncio.create_task(gate.enter())
     await settled()
     gate.leave()
 
-    assert not gate.enter_now(), "it is the place of the one who waited"
+    assert gate.enter_now() is None, "it is the place of the one who waited"
     await waiting
 
 
 async def test_nobody_enters_at_once_in_the_moment_before_the_next_is_let_in() -> None:
     gate = Gate(10, per_second=1)
-    assert gate.enter_now()
+    assert gate.enter_now() is not None
     waiting = asyncio.create_task(gate.enter())
     await asyncio.sleep(1 - HAIR / 2)
 
-    assert not gate.enter_now()
+    assert gate.enter_now() is None
     await waiting
 
 
@@ -199,7 +212,7 @@ async def test_one_who_gives_up_in_the_turn_in_which_he_is_let_in_keeps_no_place
     before: bool,
 ) -> None:
     gate = Gate(1)
-    assert gate.enter_now()
+    assert gate.enter_now() is not None
     first, second = (asyncio.create_task(gate.enter()) for _ in range(2))
     await settled()
     if before:
@@ -214,4 +227,4 @@ async def test_one_who_gives_up_in_the_turn_in_which_he_is_let_in_keeps_no_place
     assert second.done()
     assert not second.cancelled()
     gate.leave()
-    assert gate.enter_now()
+    assert gate.enter_now() is not None
