@@ -417,6 +417,26 @@ async def _again() -> None:
     await store.close()
 
 
+def test_an_order_that_was_with_nobody_when_it_was_backed_up_says_so(run: Run) -> None:
+    run("customer", "add", "alice", "--credit", "5")
+    asyncio.run(_two_orders())
+    asyncio.run(_restored())
+    evidence = parsed(run("order", "show", "3", "--json"))["evidence"]
+
+    assert "had no provider when it was backed up" in evidence["says"]
+    assert "gateway order settle 3 --not-placed" in evidence["decide"]
+
+
+async def _restored() -> None:
+    """Make of order 1 an order 3, as a backup leaves it in which it waits for a route."""
+    store = await SqliteStore.open(Path("gateway.db"))
+    order = msgspec.structs.replace((await store.orders([1]))[1], provider="", route="")
+    at = time.time_ns() // 1_000_000
+    await store.place([Placement(1, transitions.opened(order, None, at), at)])
+    await store.advance([Step(3, transitions.unknown("restored from a backup", None, at))])
+    await store.close()
+
+
 def test_an_audit_that_finds_something_exits_1(run: Run, tmp_path: Path) -> None:
     run("customer", "add", "alice", "--credit", "5")
     db = apsw.Connection(str(tmp_path / "gateway.db"))

@@ -156,6 +156,10 @@ async def _evidence(store: Store, config: Config, order: Order) -> dict[str, obj
         return {"says": f"{order.provider} took it as {order.upstream_id}, and here it is given up"}
     if order.state is not State.UNKNOWN:
         return None
+    if not order.provider:
+        says = "it had no provider when it was backed up, and nobody knows if it was sent since"
+        decide = f"look for its link at every panel; {command} --not-placed where none has it"
+        return {"says": says, "decide": decide}
     findings = await settle_.weigh(store, config.providers, order.provider)
     absent = Finding(Verdict.OPEN, f"{order.provider} is not in the configuration")
     if order.provider in config.providers:
