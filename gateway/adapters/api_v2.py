@@ -29,7 +29,6 @@ from gateway.adapters.words import (
 from gateway.errors import ErrorText, Fault, Indeterminate, Unsupported
 from gateway.model import Action, Call, Offer, RefillStatus, Refusal, Report, Status
 from gateway.money import Money
-from gateway.order_types import fold
 
 __all__ = ["ApiV2", "Repair", "Wild"]
 
@@ -306,8 +305,8 @@ class ApiV2:
         )
 
     def _status(self, word: str) -> Status | None:
-        folded = fold(word.strip())
-        return self.statuses.get(folded) or STATUSES.get(folded)
+        meant = wild.folded(word)
+        return self.statuses.get(meant) or STATUSES.get(meant)
 
     def _refill(self, row: Wild) -> str | Refusal | None:
         """Read an id, an error, or a sentence (``""``: done, and no id is given)."""
@@ -339,7 +338,7 @@ class ApiV2:
             said = said.get("status")
         if isinstance(row, dict) and _is_envelope(row) and wild.message(row) and not wild.done(row):
             return self._declined(row, ErrorText.REFILL_NOT_FOUND)
-        word = fold(wild.text(said))
+        word = wild.folded(said)
         if not word:
             return None
         return REFILL_STATUSES.get(word) or _Unknown(word)
@@ -354,7 +353,7 @@ class _Unknown(str):
 def _is_envelope(row: dict[str, Wild]) -> bool:
     """Tell whether a ``status`` may be the call's own outcome instead of an order's."""
     said = row.get("status")
-    return said is False or fold(wild.text(said)) in ENVELOPE
+    return said is False or wild.folded(said) in ENVELOPE
 
 
 def _outcome(row: Wild, said: Wild) -> bool | None:
@@ -375,7 +374,7 @@ def _contradicts(answer: dict[str, Wild]) -> bool:
 
 def _fails(said: Wild) -> bool:
     """Tell whether a call's outcome says that it failed."""
-    return wild.flag(said) is False or fold(wild.text(said)) in ENVELOPE - {"success"}
+    return wild.flag(said) is False or wild.folded(said) in ENVELOPE - {"success"}
 
 
 def _ids(values: list[Wild]) -> tuple[str, ...]:

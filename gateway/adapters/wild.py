@@ -129,12 +129,17 @@ def _row(body: bytes, at: int, rows: list[Wild]) -> int:
 
 
 def _known(read: "Callable[[Wild], T]") -> "Callable[[Wild], T]":
-    """Remember what texts are read as: in a list of services the same few stand in every row."""
+    """Remember what texts are read as: in a list of services the same few stand in every row.
+
+    Most fields of a row are not there at all, so what that means is remembered, too.
+    """
     remembered = lru_cache(4096)(read)
 
     @wraps(read)
     def known(value: Wild) -> T:
-        return remembered(value) if type(value) is str and len(value) < SHORT else read(value)
+        if value is None or (type(value) is str and len(value) < SHORT):
+            return remembered(value)
+        return read(value)
 
     return known
 
@@ -175,6 +180,7 @@ def rate(value: Wild) -> Decimal | None:
     return exact if exact == rounded else rounded
 
 
+@_known
 def whole(value: Wild) -> int | None:
     """Read a count; a fraction is dropped. ``None`` when it is no number."""
     exact = number(value)
@@ -188,6 +194,7 @@ def count(value: Wild) -> int | None:
     return counted if counted is not None and counted >= 0 else None
 
 
+@_known
 def millionths_up(value: Wild) -> int | None:
     """Read an amount that is owed: millionths, rounded up; ``None`` when it cannot be one."""
     micros = _millionths(value, ROUND_CEILING)
@@ -235,6 +242,12 @@ def identity(value: Wild) -> str:
     return name
 
 
+@_known
+def folded(value: Wild) -> str:
+    """Fold a text, so that it can be looked up: case, spaces, ``_`` and ``-`` don't count."""
+    return fold(text(value))
+
+
 def text(value: Wild) -> str:
     """Read a text, or a number as one; without NUL, which no PostgreSQL column takes."""
     if isinstance(value, str):
@@ -242,6 +255,7 @@ def text(value: Wild) -> str:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
 
 
+@_known
 def date(value: Wild) -> str:
     """Read a date as it is written; empty when it is none, such as a word or zeros."""
     written = text(value)
