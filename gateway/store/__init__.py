@@ -261,7 +261,7 @@ class Store(Imports, Offers, Protocol):
         next_at: Callable[[Order], int | None],
         under: Lease | None = None,
     ) -> list[Order]:
-        """Return orders whose status is due, and put each off, so that nobody else asks now."""
+        """Put off orders whose status is due, so that nobody else asks now, and return them."""
         ...
 
     # --- reading orders ---

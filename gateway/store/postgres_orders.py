@@ -83,12 +83,12 @@ class PostgresOrders(PostgresBase):
         next_at: Callable[[Order], int | None],
         under: Lease | None = None,
     ) -> list[Order]:
-        """Return orders whose status is due, and put each off."""
+        """Put off orders whose status is due, and return them."""
         # Most looks find nothing, and need no transaction.
         if not await self._fetch(_DUE, provider, now, 1):
             return []
 
-        async def run(db: Connection) -> tuple[list[Order], list[Order]]:
+        async def run(db: Connection) -> list[Order]:
             await hold(db, under)
             # What somebody else is writing at this moment can wait for the next look.
             rows = await db.fetch(f"{_DUE} FOR NO KEY UPDATE SKIP LOCKED", provider, now, limit)
@@ -99,12 +99,12 @@ class PostgresOrders(PostgresBase):
             sets.add("later", _PUT_OFF, {"id": "bigint", "poll_at": "bigint"}, rows)
             if sets:
                 await db.fetchval(sets.statement(), *sets.bindings)
-            return orders, later
+            return later
 
-        orders, later = await self._transact(run)
+        later = await self._transact(run)
         for order in later:
             self._writer.memory.remember(order)
-        return orders
+        return later
 
     async def claimed(self, customer: int, claim: Claim) -> Order | ErrorText | None:
         """Return what ``place`` would say to a repeat."""

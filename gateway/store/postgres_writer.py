@@ -2,7 +2,7 @@
 
 While a commit is under way the next operations gather; nobody waits for a timer, and an operation
 that arrives alone is committed at once. All that can be is written in one statement, see
-``postgres_optimistic``, and the rest of a list in one transaction. One customer who places
+``optimistic``, and the rest of a list in one transaction. One customer who places
 everything is a list like any other: each of his accounts is written once for all of it.
 """
 
@@ -15,7 +15,7 @@ from gateway.errors import StoreUnavailable
 from gateway.model import Kind, Order, Transfer
 from gateway.store import Lease, Placement, Step
 from gateway.store.page import Entry, Found, Made, Needs, work_out
-from gateway.store.postgres_optimistic import Attempt, Ids, Memory, draw, unused
+from gateway.store.postgres_optimistic import Ids, PostgresAttempt, PostgresMemory, draw, unused
 from gateway.store.postgres_rows import Connection, plain, select
 from gateway.store.postgres_sets import GATES, sets
 from gateway.store.rows import from_row
@@ -79,7 +79,7 @@ class Writer:
     """Commits what arrives, on a few connections of its own."""
 
     def __init__(self, lanes: Lanes, many: int) -> None:
-        self.memory = Memory()
+        self.memory = PostgresMemory()
         self._lanes = lanes
         self._many = many
         self._waiting: deque[Waiting] = deque()
@@ -119,7 +119,7 @@ class Writer:
 
     async def _try(self, batch: list[Waiting]) -> list[Waiting]:
         """Write what can be written without a lock; returns what is left to do."""
-        attempt = Attempt([entry for entry, _ in batch], self.memory)
+        attempt = PostgresAttempt([entry for entry, _ in batch], self.memory)
         if not attempt:
             return batch
         try:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import apsw
+import msgspec
 
 from gateway.errors import ErrorText, StoreUnavailable
 from gateway.model import Cancel, Order, Refill, State, Transfer
@@ -52,7 +53,7 @@ class SqliteOrders(SqliteFile):
         next_at: Callable[[Order], int | None],
         under: Lease | None = None,
     ) -> list[Order]:
-        """Return orders whose status is due, and put each off."""
+        """Put off orders whose status is due, and return them."""
         due = select(Order, "orders", "provider = ? AND poll_at <= ?") + " ORDER BY poll_at LIMIT ?"
         # Most looks find nothing, and need not wait for the writer.
         if not self._read(due, (provider, now, 1)):
@@ -61,11 +62,14 @@ class SqliteOrders(SqliteFile):
         def run(db: apsw.Connection) -> list[Order]:
             hold(db, under)
             orders = [from_row(Order, row) for row in db.execute(due, (provider, now, limit))]
+            later = [msgspec.structs.replace(one, poll_at=next_at(one)) for one in orders]
             db.executemany(
                 "UPDATE orders SET poll_at = ? WHERE id = ?",
-                [(next_at(order), order.id) for order in orders],
+                [(order.poll_at, order.id) for order in later],
             )
-            return orders
+            for order in later:
+                self._writer.memory.remember(order)
+            return later
 
         return await self._writer.do(run)
 

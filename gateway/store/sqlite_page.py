@@ -11,6 +11,7 @@ import apsw
 
 from gateway.model import Event, Kind, Order, Transfer
 from gateway.store import Placement, Row, Step
+from gateway.store.optimistic import Attempt, Memory
 from gateway.store.page import DAY, Entry, Found, Made, Needs, Page, Written, work_out
 from gateway.store.rows import changed, from_row, to_row
 from gateway.store.sqlite_rows import insert, select
@@ -39,17 +40,50 @@ _SPEND = (
     "ON CONFLICT DO UPDATE SET amount = max(amount + ?3, 0)"
 )
 _FREE = 'DELETE FROM claims WHERE "order" = ?'
-_CLAIM = "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)"
+_CLAIM = "INSERT INTO claims VALUES (?, ?, ?, ?, ?)"
+_RECLAIM = "REPLACE INTO claims VALUES (?, ?, ?, ?, ?)"
 
 
-def commit(db: apsw.Connection, entries: Sequence[Entry], *, look: bool) -> list[Any]:
+class Otherwise(apsw.ConstraintError):
+    """What is written is not all as it was remembered; like a unique index it asks for a look."""
+
+
+def commit(
+    db: apsw.Connection, entries: Sequence[Entry], memory: Memory, *, look: bool
+) -> list[Any]:
     """Return each operation's outcomes, or what it raised; what the others do is written.
 
-    What unique indexes are there to find out is tried without a look, unless ``look`` says so:
-    when one of them refuses, that is what the caller repeats it with.
+    What can be is tried from memory, and what unique indexes are there to find out is tried
+    without a look, unless ``look`` says so: that is what the caller repeats it with when it raises
+    ``ConstraintError``. When it is rolled back, the memory is wrong.
     """
-    if not entries:
-        return []
+    attempt = Attempt(() if look else entries, memory)
+    written: dict[int, Any] = _try(db, attempt) if attempt else {}
+    if left := [place for place in range(len(entries)) if place not in written]:
+        looked = _look(db, [entries[place] for place in left], look=look)
+        written |= zip(left, looked, strict=True)
+    outcomes = [written[place] for place in range(len(entries))]
+    for entry, outcome in zip(entries, outcomes, strict=True):
+        if not isinstance(outcome, Exception):
+            memory.learn(entry, outcome)
+    return outcomes
+
+
+def _try(db: apsw.Connection, attempt: Attempt) -> dict[int, list[Any]]:
+    """Write what can be written without a look; returns its outcomes, by places in the list."""
+    found = attempt.found
+    entries = attempt.entries.values()
+    _read_fences(db, found, entries)
+    if attempt.unknown:
+        _read_orders(db, found, attempt.unknown)
+    _read_new(db, found, [item for entry in entries for item in entry.items])
+    page, outcomes = attempt.work_out()
+    if outcomes:
+        _write(db, page.written())
+    return outcomes
+
+
+def _look(db: apsw.Connection, entries: Sequence[Entry], *, look: bool) -> list[Any]:
     found = _read(db, entries)
     page, outcomes = _worked_out(db, found, entries)
     if look:
@@ -73,17 +107,9 @@ def _read(db: apsw.Connection, entries: Sequence[Entry]) -> Found:
     """Read what is surely needed, and the accounts of all that are named."""
     found = Found()
     every = [item for entry in entries for item in entry.items]
-    leases = {entry.under.name for entry in entries if entry.under}
-    found.fences = dict(db.executemany(_FENCE, [(name,) for name in leases]))
-    steps = {item.order for item in every if isinstance(item, Step)}
-    for row in db.executemany(ORDER, [(order,) for order in steps]):
-        order = from_row(Order, row)
-        found.orders[order.id] = order
-    placements = [item for item in every if isinstance(item, Placement)]
-    if placements:
-        last = db.execute(_LAST_ID).get
-        found.ids = list(range(last + 1, last + 1 + len(placements)))
-        _read_claims(db, found, placements)
+    _read_fences(db, found, entries)
+    _read_orders(db, found, {item.order for item in every if isinstance(item, Step)})
+    placements = _read_new(db, found, every)
     transfers = [item for item in every if isinstance(item, Transfer)]
     owners = {new.customer for new in placements} | {one.owner for one in transfers}
     for order in found.orders.values():
@@ -92,6 +118,27 @@ def _read(db: apsw.Connection, entries: Sequence[Entry]) -> Found:
     capped = {(new.customer, new.at // DAY) for new in placements if new.cap is not None}
     _load(db, found, Needs(spending=capped, keys={one.key for one in transfers}))
     return found
+
+
+def _read_fences(db: apsw.Connection, found: Found, entries: Iterable[Entry]) -> None:
+    if leases := {entry.under.name for entry in entries if entry.under}:
+        found.fences = dict(db.executemany(_FENCE, [(name,) for name in leases]))
+
+
+def _read_orders(db: apsw.Connection, found: Found, ids: Iterable[int]) -> None:
+    for row in db.executemany(ORDER, [(order,) for order in ids]):
+        order = from_row(Order, row)
+        found.orders[order.id] = order
+
+
+def _read_new(db: apsw.Connection, found: Found, items: Iterable[Any]) -> list[Placement]:
+    """Read what new orders need, and return these."""
+    placements = [item for item in items if isinstance(item, Placement)]
+    if placements:
+        last = db.execute(_LAST_ID).get
+        found.ids = list(range(last + 1, last + 1 + len(placements)))
+        _read_claims(db, found, placements)
+    return placements
 
 
 def _read_claims(db: apsw.Connection, found: Found, placements: Iterable[Placement]) -> None:
@@ -125,25 +172,44 @@ def _load(db: apsw.Connection, found: Found, needs: Needs) -> None:
 
 
 def _write(db: apsw.Connection, written: Written) -> None:
+    """Write a page; raises ``Otherwise`` where something is not as it was found."""
+    before = db.total_changes()
+    rows = 0
+
+    def each(statement: str, sets: Sequence[Row]) -> None:
+        nonlocal rows
+        if sets:
+            rows += len(sets)
+            db.executemany(statement, sets)
+
     if written.placed:
-        db.execute(_COUNT, (max(order.id for order in written.placed),))
-        db.executemany(_PLACE, map(to_row, written.placed))
+        each(_COUNT, [(max(order.id for order in written.placed),)])
+        each(_PLACE, [to_row(order) for order in written.placed])
     updates: dict[tuple[str, ...], list[Row]] = {}
-    for before, order in written.advanced:
-        fields = changed(before, order)
-        updates.setdefault(tuple(fields), []).append([*fields.values(), order.id])
-    for names, rows in updates.items():
-        db.executemany(_advance(names), rows)
-    db.executemany(_POST, map(to_row, written.transfers))
-    db.executemany(_NOTE, map(to_row, written.events))
-    db.executemany(_MOVE, written.moved)
-    db.executemany(_OPEN, written.opened)
-    db.executemany(_SPEND, written.spent)
-    db.executemany(_FREE, [(order,) for order in written.freed])
-    db.executemany(_CLAIM, [*written.claimed, *(row[:-1] for row in written.reclaimed)])
+    for old, order in written.advanced:
+        fields = changed(old, order)
+        row = [*fields.values(), old.id, old.version, old.poll_at]
+        updates.setdefault(tuple(fields), []).append(row)
+    for names, changes in updates.items():
+        each(_advance(names), changes)
+    each(_POST, [to_row(transfer) for transfer in written.transfers])
+    each(_NOTE, [to_row(event) for event in written.events])
+    each(_MOVE, written.moved)
+    each(_OPEN, written.opened)
+    each(_SPEND, written.spent)
+    each(_CLAIM, written.claimed)
+    each(_RECLAIM, [row[:-1] for row in written.reclaimed])
+    if db.total_changes() - before != rows:
+        raise Otherwise("something is not as it is remembered")
+    if written.freed:
+        db.executemany(_FREE, [(order,) for order in written.freed])
 
 
 @cache
 def _advance(names: Sequence[str]) -> str:
+    """Return the statement for these columns of an order as it was found.
+
+    The version counts every change of an order but one: when it is to be asked for.
+    """
     settings = ", ".join(f'"{name}" = ?' for name in names)
-    return f"UPDATE orders SET {settings} WHERE id = ?"
+    return f"UPDATE orders SET {settings} WHERE id = ? AND version = ? AND poll_at IS ?"

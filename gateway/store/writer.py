@@ -18,6 +18,7 @@ import apsw
 import structlog
 
 from gateway.errors import ConfigError, LeaseLost, StoreUnavailable
+from gateway.store.optimistic import Memory
 from gateway.store.page import Entry
 from gateway.store.sqlite_page import commit
 
@@ -111,6 +112,7 @@ class Commits:
     """Does operations on the one writing connection, many in a transaction."""
 
     def __init__(self, db: apsw.Connection) -> None:
+        self.memory = Memory()
         self._db = db
 
     def _commit(self, operations: list[Operation], *, look: bool = False) -> list[Any]:
@@ -121,6 +123,7 @@ class Commits:
             self._db.execute("COMMIT")
         except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for it
             self._roll_back()
+            self.memory.clear()
             if isinstance(error, apsw.ConstraintError) and not look:
                 return self._commit(operations, look=True)
             if len(operations) > 1 and not isinstance(error, apsw.BusyError):
@@ -137,10 +140,10 @@ class Commits:
             if isinstance(operation, Entry):
                 page.append(operation)
                 continue
-            results += commit(self._db, page, look=look)
+            results += commit(self._db, page, self.memory, look=look)
             results.append(self._result(operation))
             page = []
-        return results + commit(self._db, page, look=look)
+        return results + commit(self._db, page, self.memory, look=look)
 
     def _result(self, operation: Callable[[apsw.Connection], Any]) -> object:
         try:

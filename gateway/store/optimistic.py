@@ -1,0 +1,127 @@
+"""The first try of a commit: from memory, without a look at what is there.
+
+An order is mostly taken further by whoever has just written it. What he remembers is most likely
+still so, and a balance most likely covers what moves; so everything is worked out on these
+grounds, and written under guards by which all of it is written or nothing. What cannot be decided
+like that is left to those who look.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from gateway.errors import ErrorText
+from gateway.model import Order
+from gateway.store import Placed, Placement, Step
+from gateway.store.page import Entry, Found, Page
+
+REMEMBERED = 5000
+"""Orders that are remembered, those that were written last."""
+
+
+class Memory:
+    """What a process has written lately, of which others may have made something else.
+
+    Attributes:
+        short: customers whose last order was not covered.
+
+    """
+
+    def __init__(self) -> None:
+        self.orders: OrderedDict[int, Order] = OrderedDict()
+        self.short: set[int] = set()
+
+    def remember(self, order: Order) -> None:
+        """Remember an order as it is now."""
+        self.orders[order.id] = order
+        self.orders.move_to_end(order.id)
+        if len(self.orders) > REMEMBERED:
+            self.orders.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget all orders: what was written last was not."""
+        self.orders.clear()
+
+    def learn(self, entry: Entry, outcomes: Sequence[Any]) -> None:
+        """Remember what an operation has come to."""
+        for item, outcome in zip(entry.items, outcomes, strict=True):
+            if isinstance(outcome, Order):
+                self.remember(outcome)
+            elif isinstance(outcome, Placed):
+                self.remember(outcome.order)
+                self.short.discard(outcome.order.customer)
+            elif isinstance(item, Placement) and outcome is ErrorText.NOT_ENOUGH_FUNDS:
+                self.short.add(item.customer)
+
+
+class Attempt:
+    """What becomes of a list without a look; false where there is no point in trying.
+
+    Attributes:
+        entries: those that are tried, by their places in the list.
+        found: what it is worked out on. Whoever writes it puts ids for ``new`` orders there, and
+            reads the orders that are ``unknown``.
+
+    """
+
+    def __init__(self, entries: Sequence[Entry], memory: Memory) -> None:
+        self._memory = memory
+        self.entries = {place: entry for place, entry in enumerate(entries) if self._hopeful(entry)}
+        every = [item for entry in self.entries.values() for item in entry.items]
+        self._steps = {item.order for item in every if isinstance(item, Step)}
+        self.new = sum(isinstance(item, Placement) for item in every)
+        known = memory.orders
+        orders = {order: known[order] for order in self._steps if order in known}
+        self.unknown = self._steps - orders.keys()
+        leases = (entry.under for entry in self.entries.values() if entry.under)
+        fences = {lease.name: lease.fence for lease in leases}
+        self.found = Found(optimistic=True, orders=orders, fences=fences)
+
+    def __bool__(self) -> bool:
+        return bool(self.entries)
+
+    def forget(self) -> None:
+        """Forget what it was worked out on; nothing of it was written."""
+        for order in self._steps:
+            self._memory.orders.pop(order, None)
+
+    def work_out(self) -> tuple[Page, dict[int, list[Any]]]:
+        """Go through the entries until only such are left as can be written.
+
+        Returns the page of these, and their outcomes by their places in the list.
+        """
+        places = list(self.entries)
+        while True:
+            page = Page(self.found)
+            outcomes = {}
+            for place in places:
+                try:
+                    made = page.do(self.entries[place])
+                except Exception:  # noqa: BLE001, S112  # those who look will find the same
+                    continue
+                if not page.missing() and self._certain(made):
+                    outcomes[place] = made
+            if len(outcomes) == len(places):
+                return page, outcomes
+            places = list(outcomes)
+
+    def _hopeful(self, entry: Entry) -> bool:
+        """Tell whether there is a point in trying."""
+        return all(
+            isinstance(item, Step)
+            or (
+                isinstance(item, Placement)
+                and item.cap is None
+                and item.customer not in self._memory.short
+            )
+            for item in entry.items
+        )
+
+    def _certain(self, outcomes: Sequence[Any]) -> bool:
+        """Tell whether all of it is written; of what is not written nobody knows if it is so."""
+        return all(
+            outcome.fresh
+            if isinstance(outcome, Placed)
+            else isinstance(outcome, Order) and outcome is not self.found.orders.get(outcome.id)
+            for outcome in outcomes
+        )

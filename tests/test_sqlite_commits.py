@@ -1,0 +1,91 @@
+"""What is worked out from memory on SQLite is written only if it is so."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import build
+from build import AT, advance, customer, order, placement
+from gateway import ledger, transitions
+from gateway.errors import ErrorText
+from gateway.model import Order
+from gateway.store import Change, Step, Store
+from gateway.store.sqlite import SqliteStore
+
+MILLION = 1_000_000
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """Open a store; at the end its books are right."""
+    one = await SqliteStore.open(tmp_path / "gateway.db")
+    yield one
+    audit = await one.inspect(ledger.audit)
+    await one.close()
+
+    assert [] == audit.problems
+
+
+@pytest.fixture
+async def other(tmp_path: Path, store: Store) -> AsyncIterator[Store]:
+    """Open another one on the same file."""
+    assert isinstance(store, SqliteStore)
+    one = await SqliteStore.open(tmp_path / "gateway.db")
+    yield one
+    await one.close()
+
+
+async def _is(store: Store, one: Order) -> Order:
+    return (await store.orders([one.id]))[one.id]
+
+
+def _more(one: Order) -> Change:
+    runs = (one.runs or 0) + 1
+    return Change(msgspec.structs.replace(one, version=one.version + 1, runs=runs), ())
+
+
+async def test_a_step_from_memory_is_not_taken_when_somebody_else_was_there(
+    store: Store, other: Store
+) -> None:
+    ann = await customer(store, credit=10 * MILLION)
+    placed = await order(store, placement(ann.id))
+    after = await advance(other, placed.id, build.accepted("9"))
+
+    assert [after] == await store.advance([Step(placed.id, transitions.unknown("gone", 1, AT))])
+    assert after == await _is(store, placed)
+
+
+async def test_no_step_is_lost_of_those_that_two_take_in_turn(store: Store, other: Store) -> None:
+    """Also where nothing but the order itself would tell of them."""
+    ann = await customer(store, credit=10 * MILLION)
+    placed = await order(store, placement(ann.id))
+    for each in (store, other, store, other):
+        await each.advance([Step(placed.id, _more)])
+
+    assert (4, 5) == ((await _is(store, placed)).runs, (await _is(store, placed)).version)
+
+
+async def test_when_somebody_else_put_an_order_off_whoever_remembers_it_learns_of_it(
+    store: Store, other: Store
+) -> None:
+    ann = await customer(store, credit=10 * MILLION)
+    placed = await order(store, placement(ann.id))
+    await advance(store, placed.id, build.accepted("9"))
+    (asked,) = await other.claim_due("alpha", AT + 10**6, 10, lambda _: AT + 10**7)
+
+    (after,) = await store.advance([Step(placed.id, _more)])
+
+    assert isinstance(after, Order)
+    assert (AT + 10**7, AT + 10**7) == (asked.poll_at, after.poll_at)
+    assert after == await _is(store, placed)
+
+
+async def test_money_that_somebody_else_has_spent_is_not_there(store: Store, other: Store) -> None:
+    """Also for whoever has just placed an order, and knows of no other."""
+    ann = await customer(store, credit=2 * MILLION)
+    await order(store, placement(ann.id))
+    await order(other, placement(ann.id))
+
+    assert [ErrorText.NOT_ENOUGH_FUNDS] == await store.place([placement(ann.id)])
