@@ -150,8 +150,8 @@ class Follow:
             outcome = found.get(order.upstream_id)
             if isinstance(outcome, Report):
                 heard = self._notice(order, outcome) and heard
-                if transitions.news(order, outcome, at, asked_at):
-                    change = transitions.reported(outcome, at, self._following, asked_at)
+                change = transitions.reported(outcome, at, self._following, asked_at)
+                if change(order):
                     steps.append(Step(order.id, change))
             elif isinstance(outcome, Refusal) and outcome.fault is Fault.ORDER:
                 # An order that it gave us and now denies is a matter for the owner, not a cancel.

@@ -367,25 +367,24 @@ def understood(order: Order, report: Report) -> Status | None:
     That is a word which nobody knows, a subscription's word for another order, or a partial
     delivery of which nobody can tell the share.
     """
-    subscription = order.type == SUBSCRIPTIONS
-    if report.status in SUBSCRIPTIONS_ONLY and not subscription:
+    status = report.status
+    if order.type == SUBSCRIPTIONS:
+        return status
+    shareless = status is Status.PARTIAL and order.status is not Status.PARTIAL
+    if shareless and _remains(order, report, status) is None:
         return None
-    shareless = (
-        _remains(order, report, report.status) is None and order.status is not Status.PARTIAL
-    )
-    if report.status is Status.PARTIAL and shareless and not subscription:
-        return None
-    return report.status
+    return None if status in SUBSCRIPTIONS_ONLY else status
 
 
 def reported(report: Report, at: int, following: Following, asked_at: int = 0) -> Transition:
-    """Take over what the provider says of an order; a word that nobody knows changes nothing.
+    """Take over what the provider says of an order.
 
-    Nor does an answer that was asked for (``asked_at``) before what is known already.
+    Nothing changes where it says nothing new, or what nobody knows, or was asked for
+    (``asked_at``) before what is known already.
     """
 
     def change(order: Order) -> Change | None:
-        fields = news(order, report, at, asked_at)
+        fields = _news(order, report, at, asked_at)
         if not fields:
             return None
         fields["reported_at"] = asked_at
@@ -400,14 +399,25 @@ def reported(report: Report, at: int, following: Following, asked_at: int = 0) -
             fields["poll_at"] = following.next(after, at)
         return _become(order, Event("status", detail), at, fields)
 
-    return change
+    return _kept(change)
 
 
-def news(order: Order, report: Report, at: int, asked_at: int = 0) -> dict[str, object]:
-    """Return the fields of an order that a report changes: none, when it says nothing new.
+def _kept(change: Transition) -> Transition:
+    """Keep what a transition makes of an order, for who asks first if it changes anything."""
+    of: Order | None = None
+    made: Change | None = None
 
-    Nor does it when nobody knows what it says, or when it was asked for before what is known.
-    """
+    def kept(order: Order) -> Change | None:
+        nonlocal of, made
+        if order is not of:
+            of, made = order, change(order)
+        return made
+
+    return kept
+
+
+def _news(order: Order, report: Report, at: int, asked_at: int) -> dict[str, object]:
+    """Return the fields of an order that a report changes."""
     status = understood(order, report)
     if order.state is not State.PLACED or status is None or asked_at < order.reported_at:
         return {}
