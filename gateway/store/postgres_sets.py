@@ -1,18 +1,24 @@
 """What a page writes, as one statement on PostgreSQL."""
 
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
+
+from msgspec.structs import astuple
 
 from gateway.model import Event, Kind, Order, Transfer
 from gateway.store import Lease
 from gateway.store.page import Written
 from gateway.store.postgres_rows import Row, Sets, insert, types
-from gateway.store.rows import to_row, to_value
+from gateway.store.rows import to_row
 
 GATES = (Kind.AVAILABLE, Kind.PURSE)
 """Whoever moves an owner's money locks this account of his before all others."""
 _ORDER, _EVENT, _TRANSFER = types(Order), types(Event), types(Transfer)
 _LASTING = ("customer", "service", "type", "params", "size", "charge", "currency", "created_at")
 _CHANGING = {name: kind for name, kind in _ORDER.items() if name not in _LASTING}
+_all = itemgetter(*range(len(_ORDER)))
+_lasts = itemgetter(*(at for at, name in enumerate(_ORDER) if name in _LASTING))
+_changes = itemgetter(*(at for at, name in enumerate(_ORDER) if name in _CHANGING))
 _HOLD = (
     "SELECT FROM leases, {new} WHERE (leases.name, leases.fence) = (new.name, new.fence) "
     "FOR SHARE OF leases"
@@ -86,9 +92,9 @@ def _add_advanced(parts: Sets, advanced: Sequence[tuple[Order, Order]]) -> None:
 
     The version counts every change of an order but one: when it is to be asked for.
     """
-    kinds = _CHANGING
-    if any(getattr(old, name) != getattr(new, name) for old, new in advanced for name in _LASTING):
-        kinds = _ORDER
+    kinds, cells = _CHANGING, _changes
+    if any(_lasts(astuple(old)) != _lasts(astuple(new)) for old, new in advanced):
+        kinds, cells = _ORDER, _all
     names = ", ".join(f'"{name}" = new."{name}"' for name in kinds if name != "id")
     update = (
         f"UPDATE orders SET {names} FROM {{new}} WHERE orders.id = new.id "
@@ -96,7 +102,7 @@ def _add_advanced(parts: Sets, advanced: Sequence[tuple[Order, Order]]) -> None:
         "RETURNING 1"
     )
     rows = [
-        [*(to_value(name, getattr(new, name)) for name in kinds), old.version, old.poll_at]
+        [*cells(to_row(new)), old.version, old.poll_at]
         for old, new in sorted(advanced, key=lambda pair: pair[0].id)
     ]
     parts.add("advanced", update, {**kinds, "before": "bigint", "due": "bigint"}, rows, every=True)
