@@ -180,8 +180,11 @@ def _declared(
         )
         return None
     # A route of another type would take other parameters than the customer was asked for.
-    same = [route for route in routes if _type(declared, route.offer) == kind]
-    for route in set(routes) - set(same):
+    same = [first]
+    for route in routes[1:]:
+        if _type(declared, route.offer) == kind:
+            same.append(route)
+            continue
         log.warning(
             "route left out: its type differs",
             service=service_id,
