@@ -178,7 +178,7 @@ class Sync:
         def judged() -> tuple[list[Held], list[Difference]]:
             found = firewall.judge(provider, known, fresh, waiting, rules, now)
             first = not before and not known
-            digests.extend(map(hash, found.offers))
+            digests.extend([hash(offer) for offer in found.offers])  # steps, not one for all
             return found.held, compare(provider, known, found.offers, now, first=first)
 
         held, differences = await offload(judged, len(fresh) + len(known))
