@@ -7,7 +7,7 @@ is to be in force and what is held back, out.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Literal
 
@@ -116,15 +116,20 @@ def suspicion(old: Offer | None, new: Offer, jump: Decimal) -> str:
     if new.min > new.max:
         reasons.append(f"its min, {new.min}, is over its max, {new.max}")
     if old is not None:
-        for what in ("name", "category", "type"):
-            was, now = getattr(old, what), getattr(new, what)
-            if was != now and _words(was) != _words(now) and fold(was) != fold(now):
-                reasons.append(f"its {what} was {was!r} and is {now!r}")
+        if (old.name, old.category, old.type) != (new.name, new.category, new.type):
+            reasons += _renamed(old, new)
         # What was free was not sold by its own rate, so there is nothing that it could lose.
-        low, high = sorted((old.rate, new.rate))
-        if old.rate and high > EXACT.multiply(low, jump):
+        low, high = (old, new) if old.rate < new.rate else (new, old)
+        if old.rate and high.rate > EXACT.multiply(low.rate, jump):
             reasons.append(f"its rate was {old.rate:f} and is {new.rate:f}")
     return "; ".join(reasons)
+
+
+def _renamed(old: Offer, new: Offer) -> Iterator[str]:
+    for what in ("name", "category", "type"):
+        was, now = getattr(old, what), getattr(new, what)
+        if _words(was) != _words(now) and fold(was) != fold(now):
+            yield f"its {what} was {was!r} and is {now!r}"
 
 
 def paused(old: Offer | None, new: Offer, rules: Rules) -> bool:

@@ -159,9 +159,9 @@ def compare(
         ]
     new = {offer.id for offer in offers}
     found = [
-        difference(provider, known.get(offer.id), offer, at)
+        difference(provider, was, offer, at)
         for offer in offers
-        if known.get(offer.id) != (offer, None)
+        if (was := known.get(offer.id)) != (offer, None)
     ]
     for one, (old, gone_at) in known.items():
         if one in new or gone_at is not None:
@@ -208,11 +208,17 @@ def pauses(
 
 
 def _text(value: object) -> str:
-    if isinstance(value, Decimal):
-        return f"{value:f}"
+    if type(value) is Decimal:
+        return _digits(value)
     if value is None:
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _digits(rate: Decimal) -> str:
+    """Write a rate without an exponent: formatting each costs three times as much."""
+    text = str(rate)
+    return f"{rate:f}" if "E" in text else text
 
 
 def chunks(found: Sequence[Difference]) -> Iterator[Sequence[Difference]]:
@@ -223,7 +229,7 @@ def chunks(found: Sequence[Difference]) -> Iterator[Sequence[Difference]]:
 
 def offer_row(provider: str, offer: Offer) -> tuple[Value, ...]:
     """Return a provider's offer as a row, ``rows.to_row`` for what there may be a million of."""
-    said = offer.name, offer.type, offer.category, f"{offer.rate:f}", offer.min, offer.max
+    said = offer.name, offer.type, offer.category, _digits(offer.rate), offer.min, offer.max
     flags = offer.refill, offer.cancel, offer.dripfeed
     return provider, offer.id, *said, *flags, offer.description
 
