@@ -10,13 +10,13 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import ordering, reading, working
+from benchmarks import ordering, pauses, reading, working
 from benchmarks.figures import Report, Result, details, table, verdict
 from benchmarks.machine import described
 from benchmarks.rows import Group
 from benchmarks.stage import Stage
 
-GROUPS: tuple[Group, ...] = (*reading.GROUPS, *ordering.GROUPS, *working.GROUPS)
+GROUPS: tuple[Group, ...] = (*reading.GROUPS, *ordering.GROUPS, *working.GROUPS, *pauses.GROUPS)
 SCRATCH = Path("/var/tmp")  # noqa: S108  # on disk, where /tmp may be in memory
 
 

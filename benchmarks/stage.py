@@ -91,8 +91,11 @@ class Gateway(Process):
         self.port = free_port()
         self.url = url
         self.keys = keys
-        (folder / "providers.yaml").write_text(plan.file())
+        self.file = folder / "providers.yaml"
+        self.file.write_text(plan.file())
         settings = environment(GATEWAY_DATABASE_URL=url, GATEWAY_REDIS_URL=redis, PANEL_KEY="none")
+        if plan.log_level:
+            settings["GATEWAY_LOG_LEVEL"] = plan.log_level
         words = [sys.executable, "-m", "gateway", "serve", "--port", str(self.port)]
         if plan.workers > 1:
             words += ["--workers", str(plan.workers)]
@@ -112,6 +115,8 @@ class Plan(msgspec.Struct, frozen=True):
         customers: added with money, when the database is new.
         orders: how many its database has already, and the key of whom they belong to.
         every: what the owner's file says under that word.
+        markup: what is added to the providers' rates, in per cent.
+        log_level: where it is not the program's own choice.
 
     """
 
@@ -123,11 +128,14 @@ class Plan(msgspec.Struct, frozen=True):
     every: str = ""
     workers: int = 1
     redis: bool = False
+    markup: int = 25
+    log_level: str = ""
 
     def file(self) -> str:
         """Return the owner's file."""
         names = list(self.panels)
-        lines = ["currency: USD", "markup: 25%", f"every: {{{self.every}}}", "providers:"]
+        lines = ["currency: USD", f"markup: {self.markup}%", f"every: {{{self.every}}}"]
+        lines.append("providers:")
         for name, panel in self.panels.items():
             lines += [
                 f"  {name}:",
@@ -288,13 +296,14 @@ class Stage:
         keys = list(plan.keys) or filled(url, plan.customers)
         redis = f"redis://127.0.0.1:{self.redis.port}/0" if plan.redis else ""
         core = cores or self.cores.serving
-        before = sum(panel.ask()["orders"] for panel in plan.panels.values())
+        panels = set(plan.panels.values())  # one may stand for several
+        before = sum(panel.ask()["orders"] for panel in panels)
         gateway = Gateway(self.place(), core, plan, url, redis, keys)
         try:
             yield gateway
         finally:
             gateway.stop()
-        placed = sum(panel.ask()["orders"] for panel in plan.panels.values()) - before
+        placed = sum(panel.ask()["orders"] for panel in panels) - before
         if audited:
             # A top-up of each customer; of each order what is held, captured, and what it costs.
             expected = len(keys) + 3 * (plan.orders + placed)

@@ -39,6 +39,7 @@ from gateway.store.sqlite import SqliteStore
 from gateway.sync import Sync
 from gateway.transitions import Following
 from gateway.upstream import Upstream
+from gateway.watchdog import watching
 
 log = structlog.get_logger()
 
@@ -408,5 +409,6 @@ async def at_work(
     async with open_gateway(config, settings) as gateway:
         running = Running(gateway, settings, problems, seen, work=work, changed=changed)
         await running.start()
-        yield running
+        with watching():
+            yield running
         await running.stop()

@@ -1,0 +1,143 @@
+"""How long the event loop is held: measured always, said when it is long, with where it was.
+
+One loop does everything in turn, so whoever computes or blocks in it holds all the others. A beat
+in the loop measures how late it comes: a pause of the loop is a beat that comes late by as much,
+less what was left until it was due. So it is due every 10 ms while the loop has work, and seldom
+while it has none, when each would wake a sleeping processor. A thread of its own looks only when a
+beat is overdue, and then notes what the loop is busy with: names of functions, and no value.
+"""
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import structlog
+
+from gateway.metrics import loop_lag
+
+OFTEN, SELDOM = 0.01, 0.1
+"""Seconds between two beats of a loop that has work, and of one that has none."""
+BUSY = 0.03
+"""The share of its time that a loop computes when it has work."""
+STAYS_BUSY = 1.0
+"""Seconds for which a loop that had work is taken to have some."""
+NOTED = 0.01
+"""Seconds of lateness from which on it is noted where the loop is, and told to who debugs."""
+LONG = 0.1
+"""Seconds that are worth a warning, as asyncio's own debugging has it."""
+APART = 60.0
+"""Seconds between two warnings; one says how many were left out."""
+DEPTH = 6
+"""Functions that are named of a stack, from the innermost outwards."""
+BENEATH = frozenset(
+    {"asyncio.base_events", "asyncio.events", "asyncio.runners", "concurrent.futures.thread"}
+    | {"queue", "threading"}
+)
+"""Modules that are below whatever a loop or a thread does, or that wait for something to do."""
+IDLE = "nothing: it waits for its turn"
+"""Where a loop is that something else keeps from going on, such as a thread that computes."""
+
+log = structlog.get_logger()
+
+
+@contextmanager
+def watching() -> Iterator[None]:
+    """Watch the running event loop for as long as the context lasts."""
+    watchdog = _Watchdog(asyncio.get_running_loop())
+    try:
+        yield
+    finally:
+        watchdog.stop()
+
+
+class _Watchdog:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._ended = False
+        self._seen: dict[str, str] = {}
+        self._warned, self._left_out = -APART, 0
+        self._busy_until = 0.0
+        self._at, self._spent = time.perf_counter(), time.thread_time()
+        self._due = self._at
+        self._beat()
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def stop(self) -> None:
+        """Beat no more; the thread ends when it next looks."""
+        self._ended = True
+        self._timer.cancel()
+
+    def _beat(self) -> None:
+        now, spent = time.perf_counter(), time.thread_time()
+        late, cpu = max(now - self._due, 0.0), spent - self._spent
+        loop_lag.observe(late)
+        if late >= NOTED:
+            self._tell(now, late, cpu)
+        if cpu > BUSY * (now - self._at):
+            self._busy_until = now + STAYS_BUSY
+        seconds = OFTEN if now < self._busy_until else SELDOM
+        self._at, self._spent, self._due = now, spent, now + seconds
+        self._timer = self._loop.call_later(seconds, self._beat)
+
+    def _tell(self, now: float, late: float, cpu: float) -> None:
+        """Say what held the loop, and how much of that time and of what came before it computed.
+
+        Little computing in a long pause: it blocked, or a thread beside it computed, or the
+        machine had no time for us.
+        """
+        said = {"ms": round(late * 1000), "cpu_ms": round(cpu * 1000), **self._seen}
+        self._seen = {}
+        if late < LONG:
+            log.debug("the event loop was held", **said)
+        elif now - self._warned < APART:
+            self._left_out += 1
+        else:
+            log.warning("the event loop was held", **said, left_out=self._left_out)
+            self._warned, self._left_out = now, 0
+
+    def _watch(self) -> None:
+        """Look where the loop is when a beat is overdue, and again at twice the time."""
+        overdue, patience = 0.0, NOTED
+        while not self._ended:
+            due = self._due
+            if due != overdue:
+                overdue, patience = due, NOTED
+            left = due + patience - time.perf_counter()
+            if left > 0:
+                time.sleep(left)
+            else:
+                seen = _looked(self._thread)
+                if due == self._due:  # else it has gone on meanwhile
+                    self._seen = seen
+                patience *= 2
+
+
+def _looked(loop: int) -> dict[str, str]:
+    """Return where the loop's thread is, and what computes beside it.
+
+    A thread that computes can hold the loop as well, inside of a single step that gives up
+    nothing until it is done.
+    """
+    frames = sys._current_frames()  # noqa: SLF001  # its documented name
+    found = {"where": _stack(frames.pop(loop)) or IDLE} if loop in frames else {}
+    frames.pop(threading.get_ident())
+    working = filter(None, map(_stack, frames.values()))
+    return found | {"beside": "; ".join(working)}
+
+
+def _stack(innermost: FrameType) -> str:
+    """Return the names of a stack's functions, the innermost first; empty if it only waits."""
+    names: list[str] = []
+    frame: FrameType | None = innermost
+    while frame and len(names) < DEPTH:
+        module, code = frame.f_globals.get("__name__"), frame.f_code
+        if module in BENEATH:
+            break
+        names.append(f"{module}.{code.co_qualname}:{frame.f_lineno}")
+        frame = frame.f_back
+    return " < ".join(names)

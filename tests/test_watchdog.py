@@ -1,0 +1,251 @@
+"""The event loop is watched: how late it comes, what holds it, and that nothing of ours does."""
+
+import asyncio
+import itertools
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from prometheus_client import REGISTRY
+
+from gateway import logs
+from gateway.watchdog import LONG, watching
+from test_serve import PATIENCE, Served, _free_port
+
+HELD = 3 * LONG
+"""Seconds; long enough to be seen whenever it begins."""
+LAG = "gateway_event_loop_lag_seconds"
+ROWS, SOLD = 10_000, 500
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """Write lines as JSON, and leave the process's loggers as they were found."""
+    root = logging.getLogger()
+    before = (root.level, list(root.handlers))
+    logs.configure("json", "info")
+    yield
+    root.setLevel(before[0])
+    for handler in set(root.handlers) - set(before[1]):
+        root.removeHandler(handler)
+    structlog.reset_defaults()
+
+
+def hold_the_loop(secret: str) -> None:
+    """Block, as nothing in a loop may."""
+    assert secret
+    time.sleep(HELD)
+
+
+def paused(log: str) -> list[dict[str, Any]]:
+    """Return the pauses that a log tells of."""
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    return [line for line in lines if line["event"] == "the event loop was held"]
+
+
+def counted(**bucket: str) -> float:
+    """Return how many beats the metric has seen; ``le``: that came as early as that."""
+    return REGISTRY.get_sample_value(f"{LAG}_{'bucket' if bucket else 'count'}", bucket) or 0.0
+
+
+async def test_whoever_blocks_the_loop_is_named_and_nothing_that_he_holds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with watching():
+        hold_the_loop(secret="the-upstream-key")
+        await asyncio.sleep(0)
+        await asyncio.sleep(LONG)
+    said = capsys.readouterr().err
+
+    (pause,) = paused(said)
+    assert "warning" == pause["level"]
+    assert pause["where"].startswith("test_watchdog.hold_the_loop:")
+    assert "test_whoever_blocks" in pause["where"]
+    assert pause["ms"] >= LONG * 1000
+    assert "the-upstream-key" not in said
+
+
+async def test_what_works_in_another_thread_meanwhile_is_named_beside_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It may be what keeps the loop from its turn; a thread that has nothing to do is not."""
+    ours, theirs = os.pipe()
+    ended = threading.Event()
+
+    def compute_beside() -> None:
+        os.read(ours, 1)
+
+    threads = [threading.Thread(target=one) for one in (compute_beside, ended.wait)]
+    for one in threads:
+        one.start()
+    with watching():
+        hold_the_loop("any")
+        await asyncio.sleep(LONG)
+    os.write(theirs, b"x")
+    ended.set()
+    for one in threads:
+        one.join()
+    for end in (ours, theirs):
+        os.close(end)
+
+    (pause,) = paused(capsys.readouterr().err)
+    assert "compute_beside" in pause["beside"]
+    assert "wait" not in pause["beside"]
+
+
+async def test_pauses_in_quick_succession_are_one_warning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with watching():
+        for _ in range(3):
+            hold_the_loop("any")
+            await asyncio.sleep(LONG)
+
+    assert 1 == len(paused(capsys.readouterr().err))
+
+
+async def test_every_pause_is_in_the_metric_as_long_as_the_loop_is_watched() -> None:
+    with watching():
+        late = counted() - counted(le=str(LONG))
+        hold_the_loop("any")
+        await asyncio.sleep(LONG)
+
+        assert counted() - counted(le=str(LONG)) >= late + 1
+
+    before = counted()
+    await asyncio.sleep(3 * LONG)
+
+    assert before == counted()
+
+
+# --- the whole gateway ------------------------------------------------------------------------
+
+
+class Panel:
+    """A fast panel with a long list, in a process; how it is asked what it was asked."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def ask(self, change: str = "") -> Any:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        try:
+            connection.request("GET", f"/set?{change}")
+            return json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+
+    def listed(self) -> bytes:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        try:
+            connection.request("POST", "/", "action=services")
+            return connection.getresponse().read()
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def panel() -> Iterator[Panel]:
+    one = Panel(_free_port())
+    run = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.panel", str(one.port), str(ROWS)],
+        cwd=Path(__file__).parent.parent,
+    )
+    eventually(lambda: answers(one.ask))
+    yield one
+    run.terminate()
+    run.wait(PATIENCE)
+
+
+def answers(ask: Callable[[], object]) -> bool:
+    with suppress(OSError):
+        ask()
+        return True
+    return False
+
+
+def eventually(seen: Callable[[], bool]) -> None:
+    """Wait until something can be seen."""
+    until = time.monotonic() + PATIENCE
+    while not (found := seen()) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert found
+
+
+def yaml(port: int, markup: int) -> str:
+    """Return an owner's file that sells a part of what the panel has."""
+    head = f"""
+currency: USD
+markup: {markup}%
+every: {{catalog: 1s, status: 200ms}}
+providers:
+  panel: {{adapter: api_v2, url: "http://127.0.0.1:{port}/api/v2", key: "${{PRACTICE_KEY}}"}}
+services:
+"""
+    return head + "".join(f"  {n}: {{routes: [panel/{n}]}}\n" for n in range(1, SOLD + 1))
+
+
+@contextmanager
+def asked(one: Served) -> Iterator[None]:
+    """Have orders placed and looked at all the time."""
+    ended = threading.Event()
+    numbers = itertools.count(1)
+
+    def program() -> None:
+        while not ended.is_set():
+            link = f"https://x.com/{next(numbers)}"
+            order = one.ask("add", service=1, link=link, quantity=100)["order"]
+            for _ in range(5):
+                assert "status" in one.ask("status", order=order)
+
+    threads = [threading.Thread(target=program) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_nothing_that_is_taken_up_holds_up_those_who_ask(tmp_path: Path, panel: Panel) -> None:
+    """Neither a long list with all rates new, nor statuses, nor a changed file.
+
+    The loop computes less in one go than it takes to read that list once: whoever did any of this
+    in the loop would hold it for longer. It is CPU that is compared, since the machine may have
+    no time for us at any moment.
+    """
+    one = Served(tmp_path, panel.port, GATEWAY_LOG_LEVEL="debug")
+    file = tmp_path / "providers.yaml"
+    file.write_text(yaml(panel.port, 25))
+    one.key = one.command("customer", "add", "alice", "--credit", "1000")["key"]
+    one.start()
+    before = panel.ask()["calls"]
+    file.write_text(yaml(panel.port, 26))
+    with asked(one):
+        panel.ask("news=1")
+        fetched = before["services"] + 3
+        eventually(lambda: bool(panel.ask()["calls"]["services"] >= fetched))
+        eventually(lambda: "a changed file is in force" in one.log())
+        eventually(lambda: bool(panel.ask()["calls"].get("status", 0) >= 5))
+    assert 0 == one.stop()
+    body = panel.listed()
+    began = time.process_time()
+    json.loads(body)
+    reading = (time.process_time() - began) * 1000
+
+    longest = max((pause["cpu_ms"] for pause in paused(one.log())), default=0)
+
+    assert longest < reading
