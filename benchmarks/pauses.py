@@ -35,6 +35,7 @@ class Pause(msgspec.Struct, frozen=True):
     Attributes:
         ms: how late the loop was.
         cpu_ms: what its thread computed in that time, and in what went before it.
+        gc_ms: what the garbage collector took of it.
         where: the stack of the loop's thread, the innermost function first.
         beside: those of other threads that had work.
 
@@ -43,6 +44,7 @@ class Pause(msgspec.Struct, frozen=True):
     event: str
     ms: float = 0.0
     cpu_ms: float = 0.0
+    gc_ms: float = 0.0
     where: str = ""
     beside: str = ""
 
@@ -122,8 +124,9 @@ def _found(pauses: list[Pause], statuses: float, orders: float) -> Result:
 
 
 def _told(one: Pause) -> str:
-    beside = f", beside {one.beside}" if one.beside else ""
-    return f"{one.ms:.0f} ms ({one.cpu_ms:.0f} of CPU) in {one.where or 'places unseen'}{beside}"
+    found = f"{one.ms:.0f} ms (CPU {one.cpu_ms:.0f}, collector {one.gc_ms:.0f}) in "
+    beside = f" beside {one.beside}" if one.beside else ""
+    return found + (one.where or "places unseen") + beside
 
 
 GROUPS = (Group("pauses", pauses),)

@@ -8,6 +8,7 @@ beat is overdue, and then notes what the loop is busy with: names of functions, 
 """
 
 import asyncio
+import gc
 import sys
 import threading
 import time
@@ -61,16 +62,19 @@ class _Watchdog:
         self._ended = False
         self._seen: dict[str, str] = {}
         self._warned, self._left_out = -APART, 0
+        self._collecting = self._collected = 0.0
         self._busy_until = 0.0
         self._at, self._spent = time.perf_counter(), time.thread_time()
         self._due = self._at
         self._beat()
+        gc.callbacks.append(self._collect)
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def stop(self) -> None:
         """Beat no more; the thread ends when it next looks."""
         self._ended = True
         self._timer.cancel()
+        gc.callbacks.remove(self._collect)
 
     def _beat(self) -> None:
         now, spent = time.perf_counter(), time.thread_time()
@@ -80,17 +84,19 @@ class _Watchdog:
             self._tell(now, late, cpu)
         if cpu > BUSY * (now - self._at):
             self._busy_until = now + STAYS_BUSY
+        self._collected = 0.0
         seconds = OFTEN if now < self._busy_until else SELDOM
         self._at, self._spent, self._due = now, spent, now + seconds
         self._timer = self._loop.call_later(seconds, self._beat)
 
     def _tell(self, now: float, late: float, cpu: float) -> None:
-        """Say what held the loop, and how much of that time and of what came before it computed.
+        """Say how late the loop is and where it was, and what it computed since the last beat.
 
         Little computing in a long pause: it blocked, or a thread beside it computed, or the
-        machine had no time for us.
+        machine had no time for us. ``gc_ms`` is the garbage collector's part, wherever it ran.
         """
-        said = {"ms": round(late * 1000), "cpu_ms": round(cpu * 1000), **self._seen}
+        times = {"ms": late, "cpu_ms": cpu, "gc_ms": self._collected}
+        said = {name: round(seconds * 1000) for name, seconds in times.items()} | self._seen
         self._seen = {}
         if late < LONG:
             log.debug("the event loop was held", **said)
@@ -99,6 +105,13 @@ class _Watchdog:
         else:
             log.warning("the event loop was held", **said, left_out=self._left_out)
             self._warned, self._left_out = now, 0
+
+    def _collect(self, phase: str, _: dict[str, int]) -> None:
+        """Add up what the garbage collector takes, in whichever thread: all others wait for it."""
+        if phase == "start":
+            self._collecting = time.perf_counter()
+        else:
+            self._collected += time.perf_counter() - self._collecting
 
     def _watch(self) -> None:
         """Look where the loop is when a beat is overdue, and again at twice the time."""

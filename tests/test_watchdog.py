@@ -1,6 +1,7 @@
 """The event loop is watched: how late it comes, what holds it, and that nothing of ours does."""
 
 import asyncio
+import gc
 import itertools
 import json
 import logging
@@ -105,6 +106,20 @@ async def test_what_works_in_another_thread_meanwhile_is_named_beside_it(
     (pause,) = paused(capsys.readouterr().err)
     assert "compute_beside" in pause["beside"]
     assert "have_nothing_to_do" not in pause["beside"]
+
+
+async def test_what_the_garbage_collector_took_is_told_apart(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It runs inside of any function, which had only the bad luck to be there."""
+    many: list[list[object]] = [[] for _ in range(300_000)]
+    with watching():
+        hold_the_loop("any")
+        gc.collect()
+        await asyncio.sleep(LONG)
+
+    (pause,) = paused(capsys.readouterr().err)
+    assert 0 < pause["gc_ms"] <= pause["cpu_ms"], len(many)
 
 
 async def test_pauses_in_quick_succession_are_one_warning(
