@@ -119,7 +119,7 @@ async def test_what_the_garbage_collector_took_is_told_apart(
         await asyncio.sleep(LONG)
 
     (pause,) = paused(capsys.readouterr().err)
-    assert 0 < pause["gc_ms"] <= pause["cpu_ms"], len(many)
+    assert pause["gc_ms"] > 0, len(many)
 
 
 async def test_pauses_in_quick_succession_are_one_warning(
