@@ -1,4 +1,4 @@
-"""``./run bench [ROW …] [--quick] [--json FILE] [--against FILE]``."""
+"""``./run bench [ROW …] [--others] [--quick] [--json FILE] [--against FILE]``."""
 
 import argparse
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import ordering, pauses, reading, working
+from benchmarks import ordering, others, pauses, reading, working
 from benchmarks.figures import Report, Result, details, table, verdict
 from benchmarks.machine import described
 from benchmarks.rows import Group
@@ -25,6 +25,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./run bench", description=__doc__)
     names = [group.name for group in GROUPS]
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"only these: {', '.join(names)}")
+    parser.add_argument(
+        "--others", action="store_true", help="also, or only, gateways that other people run"
+    )
     parser.add_argument("--quick", action="store_true", help="shorter rounds, a shorter history")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the run there")
     parser.add_argument("--against", type=Path, metavar="FILE", help="compare with an earlier run")
@@ -32,6 +35,13 @@ def arguments() -> argparse.Namespace:
     if unknown := sorted(set(found.rows) - set(names)):
         parser.error(f"there is no row {unknown[0]}; there are: {', '.join(names)}")
     return found
+
+
+def chosen(asked: argparse.Namespace) -> list[Group]:
+    """Return the groups that are asked for: all of ours, when nothing is."""
+    everything = not (asked.rows or asked.others)
+    found = [group for group in GROUPS if everything or group.name in asked.rows]
+    return [*found, others.GROUP] if asked.others else found
 
 
 def measured(group: Group, stage: Stage) -> list[Result]:
@@ -60,9 +70,8 @@ def main() -> int:
         open_.callback(shutil.rmtree, folder, ignore_errors=True)
         stage = Stage(folder, quick=asked.quick, open_=open_)
         machine = described(stage.cores, folder)
-        for group in GROUPS:
-            if group.name in asked.rows or not asked.rows:
-                results += measured(group, stage)
+        for group in chosen(asked):
+            results += measured(group, stage)
     report = Report(machine, asked.quick, tuple(results))
     print("\n".join([*table(report, before), "", *details(report), ""]))
     print("\n".join(f"{name}: {said}" for name, said in machine.items()))

@@ -1,4 +1,4 @@
--- wrk's requests, from a file: method, path, a header or an empty line, then a body a line.
+-- wrk's requests, from a file: method, path, headers with tabs between them, then a body a line.
 -- Eight "@" in a body become a running number, so that each order has a link of its own.
 
 local requests, count = {}, 0
@@ -8,8 +8,7 @@ function init(args)
     local method, path, header = file:read("*l"), file:read("*l"), file:read("*l")
     count = tonumber(args[2])
     local headers = { ["Content-Type"] = "application/x-www-form-urlencoded" }
-    local name, value = header:match("^(.-): (.*)$")
-    if name then headers[name] = value end
+    for name, value in header:gmatch("([^\t]-): ([^\t]*)") do headers[name] = value end
     for body in file:lines() do
         local whole = wrk.format(method, path, headers, body)
         local from, to = whole:find("@@@@@@@@", 1, true)

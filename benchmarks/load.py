@@ -18,7 +18,7 @@ class Requests(msgspec.Struct, frozen=True):
     """What the clients ask, in turn.
 
     Attributes:
-        header: one more header, as ``Name: value``.
+        header: one more header, as ``Name: value``; or several, with tabs between them.
         bodies: forms; each client takes the next one.
 
     """

@@ -1,6 +1,7 @@
 """A panel that is faster than the sandbox's: it answers at once, or after a given time.
 
-It speaks the common dialect to any key. ``GET /`` tells what it was asked so far, and
+It speaks the common dialect to any key, and answers a chat completion as an upstream of other
+gateways. ``GET /`` tells what it was asked so far, and
 ``GET /set?…`` changes what it does: ``delay`` milliseconds before an answer, and ``news``, a
 number that is in its rates and start counts, so that another one makes everything new.
 """
@@ -21,6 +22,22 @@ CHARGE = "0.09"
 """What each order costs, in USD: 100 of a service at 0.90 per 1000."""
 
 _encode = msgspec.json.encode
+CHAT = _encode(
+    {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "model",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Forty-two."},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12},
+    }
+)
 
 
 class Panel:
@@ -50,6 +67,11 @@ class Panel:
         if action == "balance":
             return b'{"balance":"1000000000.00","currency":"USD"}'
         return b'{"error":"Incorrect request"}'
+
+    def chat(self) -> bytes:
+        """Answer a chat completion."""
+        self.calls["chat"] = self.calls.get("chat", 0) + 1
+        return CHAT
 
     def _status(self, form: dict[bytes, bytes]) -> bytes:
         row = (
@@ -125,7 +147,8 @@ class Connection(asyncio.Protocol):
         if self._parser.get_method() == b"GET":
             self._write(self._panel.behind(self._url.decode()))
             return
-        answer = self._panel.answer(self._body)
+        chat = self._url.endswith(b"/chat/completions")
+        answer = self._panel.chat() if chat else self._panel.answer(self._body)
         if self._panel.delay:
             asyncio.get_running_loop().call_later(self._panel.delay, self._write, answer)
         else:
