@@ -6,6 +6,7 @@ it is durable there; our ``add`` also writes an order and its money to disk twic
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,13 +20,15 @@ from benchmarks.machine import Process, Trouble, ask, free_port, program
 from benchmarks.rows import ORDER, Group, Target
 from benchmarks.stage import OK, Panels, Plan, Stage
 
+LITELLM, PORTKEY = "1.106.2", "1.15.2"
+"""Their versions."""
 CLIENTS = 16
 DELAYS = (0, 20)
 """Milliseconds that the upstream takes."""
 CUSTOMERS = 16
 PATIENCE = 600
 """Seconds that an installation may take, or a start."""
-WARM, SECONDS = 5, 4
+WARM, SECONDS = 10, 4
 """Seconds until each has done everything once, and of a round: one of them takes its time."""
 OURS = ""
 KEY = "sk-none"
@@ -85,10 +88,11 @@ def _clean(**more: str) -> dict[str, str]:
 def _install_litellm(folder: Path) -> None:
     uv = Path(sys.executable).with_name("uv")
     _run(uv, "venv", "-q", "--python", sys.executable, folder)
-    into = ["--python", folder / "bin/python", "--compile-bytecode"]
+    wanted = [f"litellm[proxy]=={LITELLM}"]
     # It looks for these at every request, in vain and at some cost, when they are not there.
-    traces = ["opentelemetry-sdk", "opentelemetry-exporter-otlp"]
-    _run(uv, "pip", "install", "-q", *into, "litellm[proxy]==1.106.2", *traces)
+    wanted += ["opentelemetry-sdk", "opentelemetry-exporter-otlp"]
+    python = folder / "bin/python"
+    _run(uv, "pip", "install", "-q", "--compile-bytecode", "--python", python, *wanted)
 
 
 def _start_litellm(home: Path, folder: Path, port: int, upstream: int) -> Sequence[str | Path]:
@@ -100,7 +104,7 @@ def _start_litellm(home: Path, folder: Path, port: int, upstream: int) -> Sequen
 
 def _install_portkey(folder: Path) -> None:
     quiet = ["--ignore-scripts", "--no-audit", "--no-fund"]
-    _run(program("npm"), "install", "--prefix", folder, *quiet, "@portkey-ai/gateway@1.15.2")
+    _run(program("npm"), "install", "--prefix", folder, *quiet, f"@portkey-ai/gateway@{PORTKEY}")
 
 
 def _start_portkey(home: Path, _: Path, port: int, __: int) -> Sequence[str | Path]:
@@ -110,7 +114,7 @@ def _start_portkey(home: Path, _: Path, port: int, __: int) -> Sequence[str | Pa
 
 OTHERS = (
     Other(
-        "LiteLLM 1.106.2's proxy",
+        f"LiteLLM {LITELLM}'s proxy",
         "one worker, a master key, no database, no Redis, no callbacks, log level ERROR,"
         " LITELLM_MODE=PRODUCTION, as its page on production has it; opentelemetry installed,"
         " and not used",
@@ -124,7 +128,7 @@ OTHERS = (
         lambda _: {"Authorization": f"Bearer {KEY}"},
     ),
     Other(
-        "Portkey's gateway 1.15.2",
+        f"Portkey's gateway {PORTKEY}",
         "one process, NODE_ENV=production, --headless, no cache, no retries, no keys of its own"
         " to check; it listens on every address",
         _install_portkey,
@@ -144,6 +148,7 @@ def _home(other: Other) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     home = cache / "smm-gateway-bench" / other.name.lower().replace("'s", "").replace(" ", "-")
     if not (home / "whole").exists():
+        shutil.rmtree(home, ignore_errors=True)  # what was interrupted
         home.parent.mkdir(parents=True, exist_ok=True)
         other.install(home)
         (home / "whole").touch()
