@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from gateway.background import Background
 from gateway.cache import CATALOG, CUSTOMERS, Cache, open_cache
 from gateway.catalog import Shop
 from gateway.config import Config
-from gateway.endpoint import App, Endpoint, Receive, Scope, Send
+from gateway.endpoint import PATHS, Endpoint
 from gateway.errors import ConfigError, StoreUnavailable
 from gateway.exchange import ExchangeSource
 from gateway.flight import Aloft
@@ -30,6 +30,7 @@ from gateway.follow import Follow
 from gateway.limits import EXCHANGED, Limits
 from gateway.line import Line
 from gateway.listing import Listing
+from gateway.message import Answer, App, Head, Receive, Scope, Send
 from gateway.orders import Orders
 from gateway.router import Router
 from gateway.settings import Settings
@@ -345,11 +346,17 @@ class Application:
             lifespan=self._lifespan,
         )
         self._site: App = site
-        self._endpoint: App = site
+        self._endpoint: Endpoint | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, by the endpoint first."""
-        await self._endpoint(scope, receive, send)
+        await (self._endpoint or self._site)(scope, receive, send)
+
+    def ask(self, head: Head, body: bytes, client: str) -> Answer | Awaitable[Answer] | None:
+        """Answer a whole request, if it is the endpoint's."""
+        if self._endpoint is None or head.path not in PATHS:
+            return None
+        return self._endpoint.ask(head, body, client)
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:

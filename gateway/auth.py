@@ -18,6 +18,7 @@ FRESH_FOR = 5.0
 """Seconds until a new key, another tier or a suspension is seen by every process."""
 REMEMBERED = 10_000
 LONGEST_KEY = 256
+_UNSEEN = (0.0, None)
 
 
 def new_key() -> str:
@@ -46,20 +47,29 @@ class Auth:
         """Look everybody up anew: somebody has changed."""
         self._seen = OrderedDict()  # what is being looked up now goes into the old one
 
+    def known(self, key: str) -> Customer | None:
+        """Return who holds a key, if that was seen a moment ago; raises like ``customer``."""
+        until, customer = self._seen.get(key, _UNSEEN)
+        return _admitted(customer) if until > self._clock() else None
+
     async def customer(self, key: str) -> Customer:
         """Return who holds a key; raises ``CustomerError`` for a wrong key or a suspension."""
         if not key or len(key) > LONGEST_KEY:
             raise CustomerError(ErrorText.INVALID_KEY)
+        if known := self.known(key):
+            return known
         now, seen = self._clock(), self._seen
-        until, customer = seen.get(key, (0.0, None))
-        if until <= now:
-            customer = await self._store.customer_of(digest(self._pepper, key))
-            seen[key] = (now + FRESH_FOR, customer)
-            seen.move_to_end(key)
-            if len(seen) > REMEMBERED:
-                seen.popitem(last=False)
-        if customer is None:
-            raise CustomerError(ErrorText.INVALID_KEY)
-        if customer.disabled:
-            raise CustomerError(ErrorText.SUSPENDED)
-        return customer
+        customer = await self._store.customer_of(digest(self._pepper, key))
+        seen[key] = (now + FRESH_FOR, customer)
+        seen.move_to_end(key)
+        if len(seen) > REMEMBERED:
+            seen.popitem(last=False)
+        return _admitted(customer)
+
+
+def _admitted(customer: Customer | None) -> Customer:
+    if customer is None:
+        raise CustomerError(ErrorText.INVALID_KEY)
+    if customer.disabled:
+        raise CustomerError(ErrorText.SUSPENDED)
+    return customer

@@ -35,6 +35,9 @@ class Cache(Protocol):
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return what is known of each key, in their order; ``None`` is a miss."""
 
+    def at_once(self, keys: Sequence[str]) -> list[bytes] | None:
+        """Return what is known of each key, if all are and nobody has to be asked for it."""
+
     async def put(self, items: Mapping[str, bytes], ttl: float) -> None:
         """Remember these for ``ttl`` seconds, in place of what was there."""
 
@@ -119,6 +122,18 @@ class MemoryCache:
             else:
                 self._forget(key)
                 found.append(None)
+        return found
+
+    def at_once(self, keys: Sequence[str]) -> list[bytes] | None:
+        """See ``Cache``."""
+        now, entries = self._clock(), self._entries
+        found = []
+        for key in keys:
+            value, until = entries.get(key, _NOTHING)
+            if until <= now:
+                return None
+            entries.move_to_end(key)
+            found.append(value)
         return found
 
     async def put(self, items: Mapping[str, bytes], ttl: float) -> None:

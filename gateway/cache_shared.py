@@ -76,6 +76,9 @@ class RedisCache:
         found = await asyncio.shield(self._read)
         return [found.get(key) for key in keys]
 
+    def at_once(self, keys: Sequence[str]) -> None:
+        """See ``Cache``; all is in Redis."""
+
     async def put(self, items: Mapping[str, bytes], ttl: float) -> None:
         """See ``Cache``."""
         await self._change(items, items, ttl)

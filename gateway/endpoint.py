@@ -1,15 +1,15 @@
 """``/api/v2``: parameters in, JSON out; one table of seven actions.
 
-An ASGI application of its own, in front of everything else: customers' programs poll a lot, and
-a framework's routing costs more than the answer. Every answer is HTTP 200 with JSON, errors too,
-since most clients read nothing else.
+In front of everything else: customers' programs poll a lot, and a framework's routing costs more
+than the answer. What is known is answered at once, by ``ask``; what has to wait is awaited, and
+only then do log lines need to know for whom. Every answer is HTTP 200 with JSON, errors too, since
+most clients read nothing else.
 """
 
 import itertools
 import math
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 import structlog
@@ -20,16 +20,12 @@ from gateway.catalog import Shop
 from gateway.errors import CustomerError, ErrorText, StoreUnavailable
 from gateway.follow import Follow
 from gateway.limits import Limits, welcome
-from gateway.listing import Listing, part
+from gateway.listing import Body, Listing, Part, part
+from gateway.message import Answer, App, Head, Header, Message, Receive, Scope, Send
 from gateway.model import Action, Customer
 from gateway.orders import Orders
+from gateway.statuses import unnamed
 from gateway.store import Store
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 log = structlog.get_logger()
 
@@ -44,16 +40,9 @@ LONGEST_ID = 12
 """Digits of an id; no database has given out a longer one."""
 
 _JSON = (b"content-type", b"application/json; charset=utf-8")
+_JUST_JSON = (_JSON,)
 _LISTED = ((b"cache-control", b"private, no-cache"), (b"vary", b"accept-encoding"))
 _encode = msgspec.json.encode
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What goes back; the body is JSON."""
-
-    body: bytes
-    status: int = 200
-    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -61,34 +50,34 @@ class Asked(msgspec.Struct, frozen=True):
 
     customer: Customer
     params: Mapping[str, str]
-    headers: Mapping[bytes, bytes]
+    head: Head
+
+
+Act = Callable[[Asked], Answer | Awaitable[Answer]]
 
 
 def error(text: str, status: int = 200) -> Answer:
     """Return an error as clients know it: one key, HTTP 200."""
-    return Answer(_encode({"error": text}), status)
+    return _json(_encode({"error": text}), status)
 
 
-class _TooEarly(CustomerError):
-    """A limit is reached; ``seconds``: until when."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(ErrorText.TOO_MANY_REQUESTS)
-        self.seconds = seconds
+def _json(body: bytes, status: int = 200, headers: tuple[Header, ...] = ()) -> Answer:
+    return Answer(body, status, (_JSON, *headers) if headers else _JUST_JSON)
 
 
 def too_many(seconds: float) -> Answer:
     """Return what is answered to a request that comes too early by so much."""
     after = str(math.ceil(seconds)).encode()
-    return Answer(_encode({"error": ErrorText.TOO_MANY_REQUESTS}), 429, ((b"retry-after", after),))
+    return _json(_encode({"error": ErrorText.TOO_MANY_REQUESTS}), 429, ((b"retry-after", after),))
 
 
+INCORRECT = error(ErrorText.INCORRECT_REQUEST)
 TOO_LARGE = error(ErrorText.INCORRECT_REQUEST, 413)
-GONE = Answer(_encode({"error": ErrorText.UNAVAILABLE}), 503, ((b"retry-after", b"5"),))
+GONE = _json(_encode({"error": ErrorText.UNAVAILABLE}), 503, ((b"retry-after", b"5"),))
 
 
 class Endpoint:
-    """The ASGI application; what is not for it goes to ``other``."""
+    """Answers whole requests, and is an ASGI application; what is not for it goes to ``other``."""
 
     def __init__(
         self,
@@ -112,7 +101,7 @@ class Endpoint:
         self._limits = limits or Limits()
         self._process = secrets.token_hex(3)
         self._count = itertools.count(1)
-        self._actions: dict[str, Callable[[Asked], Awaitable[Answer]]] = {
+        self._actions: dict[str, Act] = {
             Action.SERVICES: self._services,
             Action.ADD: self._add,
             Action.STATUS: self._status,
@@ -127,95 +116,123 @@ class Endpoint:
         if scope["type"] != "http" or scope["path"] not in PATHS:
             await self._other(scope, receive, send)
             return
-        headers = dict(scope["headers"])
+        query = scope.get("query_string", b"")
+        head = Head(scope["method"], scope["path"], query, scope["headers"])
         try:
-            body = await _body(headers, receive)
+            body = await _body(head, receive)
         except ConnectionResetError:
             return  # half a request is not acted on, and nobody waits for the answer
-        if scope["method"] not in METHODS:
-            answer = error(ErrorText.INCORRECT_REQUEST)
-        else:
-            answer = TOO_LARGE if body is None else await self._answer(scope, headers, body)
+        client = scope.get("client")
+        answer = (
+            TOO_LARGE if body is None else self.ask(head, body, str(client[0] if client else ""))
+        )
+        if not isinstance(answer, Answer):
+            answer = await answer
+        length = (b"content-length", b"%d" % len(answer.body))
         start: Message = {
             "type": "http.response.start",
             "status": answer.status,
-            "headers": answer.headers
-            if answer.status == NOT_MODIFIED
-            else [_JSON, (b"content-length", b"%d" % len(answer.body)), *answer.headers],
+            "headers": [*answer.headers, *(() if answer.status == NOT_MODIFIED else (length,))],
         }
         await send(start)
-        head = scope["method"] == "HEAD"
-        await send({"type": "http.response.body", "body": b"" if head else answer.body})
+        body = b"" if head.method == "HEAD" else answer.body
+        await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
-        request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:64]
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(
-            request_id=request_id or f"{self._process}-{next(self._count)}"
-        )
+    def ask(self, head: Head, body: bytes, client: str) -> Answer | Awaitable[Answer]:
+        """Answer a request; what is awaited is to be, once, and raises nothing.
+
+        ``client``: the address that it comes from.
+        """
+        if head.method not in METHODS or len(body) > LARGEST:
+            return TOO_LARGE if head.method in METHODS else INCORRECT
         try:
-            content_type = headers.get(b"content-type", b"").decode("latin-1")
-            params = parameters.read(scope.get("query_string", b""), content_type, body)
+            params = parameters.read(head.query, head.text(b"content-type"), body)
             act = self._actions.get(params.get("action", ""))
             if act is None:
-                raise CustomerError(ErrorText.INCORRECT_REQUEST)  # noqa: TRY301
-            customer = await self._admit(scope, headers, params)
-            structlog.contextvars.bind_contextvars(customer=customer.id)
-            return await act(Asked(customer, params, headers))
-        except _TooEarly as refusal:
-            return too_many(refusal.seconds)
-        except CustomerError as refusal:
-            return error(refusal.text)
-        except StoreUnavailable as trouble:
-            log.error("the database is not available", reason=str(trouble))  # noqa: TRY400
-            return GONE
-        except Exception:
-            # Nobody knows what has become of it, and what is answered with 200 is believed.
-            log.exception("a request failed")
-            return GONE
+                return INCORRECT
+            address = self._limits.caller(client, head.fields)
+            if seconds := self._limits.address_waits(address):
+                return too_many(seconds)
+            key = params.get("key") or _header_key(head)
+            customer = self._auth.known(key)
+            if customer is None:
+                return self._later(head, None, self._introduced(act, key, address, params, head))
+            answer = self._act(act, Asked(customer, params, head), address)
+        except Exception as trouble:  # noqa: BLE001  # it is looked at
+            with structlog.contextvars.bound_contextvars(request_id=self._request_id(head)):
+                return _failed(trouble)
+        return answer if isinstance(answer, Answer) else self._later(head, customer, answer)
 
-    async def _admit(
-        self, scope: Scope, headers: Mapping[bytes, bytes], params: Mapping[str, str]
-    ) -> Customer:
-        """Return whose request this is, if it may be made from here and now."""
-        address = self._limits.caller(_peer(scope), headers)
-        if seconds := self._limits.address_waits(address):
-            raise _TooEarly(seconds)
-        customer = await self._auth.customer(params.get("key") or _header_key(headers))
-        if not welcome(customer, address):
+    def _act(self, act: Act, asked: Asked, address: str) -> Answer | Awaitable[Answer]:
+        """Do what a customer asks for, if he may from here and now."""
+        customer = asked.customer
+        if customer.addresses and not welcome(customer, address):
             log.warning("a key was used from elsewhere", customer=customer.id, address=address)
-            raise CustomerError(ErrorText.INVALID_KEY)
+            return error(ErrorText.INVALID_KEY)
         if seconds := self._limits.customer_waits(customer):
-            raise _TooEarly(seconds)
-        return customer
+            return too_many(seconds)
+        return act(asked)
+
+    async def _introduced(
+        self, act: Act, key: str, address: str, params: Mapping[str, str], head: Head
+    ) -> Answer:
+        customer = await self._auth.customer(key)
+        structlog.contextvars.bind_contextvars(customer=customer.id)
+        answer = self._act(act, Asked(customer, params, head), address)
+        return answer if isinstance(answer, Answer) else await answer
+
+    async def _later(
+        self, head: Head, customer: Customer | None, answer: Awaitable[Answer]
+    ) -> Answer:
+        """Wait for an answer; what is logged meanwhile says of which request it is."""
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=self._request_id(head))
+        if customer:
+            structlog.contextvars.bind_contextvars(customer=customer.id)
+        try:
+            return await answer
+        except Exception as trouble:  # noqa: BLE001  # it is looked at
+            return _failed(trouble)
+
+    def _request_id(self, head: Head) -> str:
+        return head.text(b"x-request-id")[:64] or f"{self._process}-{next(self._count)}"
 
     # --- the seven actions ------------------------------------------------------------------
 
-    async def _services(self, asked: Asked) -> Answer:
-        body = await self._listing.listed(asked.customer.tier, part(asked.params))
-        accepted = asked.headers.get(b"accept-encoding", b"").decode("latin-1")
-        coded, coding, tag = body.coded(accepted)
-        headers = (*_LISTED, (b"etag", tag))
-        if body.known(asked.headers.get(b"if-none-match", b"").decode("latin-1")):
-            return Answer(b"", NOT_MODIFIED, headers)
-        return Answer(coded, 200, (*headers, (b"content-encoding", coding)) if coding else headers)
+    def _services(self, asked: Asked) -> Answer | Awaitable[Answer]:
+        wanted = part(asked.params)
+        known = None if wanted else self._listing.known(asked.customer.tier)
+        return _listed(asked.head, known) if known else self._part(asked, wanted)
+
+    async def _part(self, asked: Asked, wanted: Part | None) -> Answer:
+        return _listed(asked.head, await self._listing.listed(asked.customer.tier, wanted))
 
     async def _add(self, asked: Asked) -> Answer:
-        key = asked.headers.get(b"idempotency-key", b"").decode("latin-1").strip()
+        key = asked.head.text(b"idempotency-key").strip()
         key = key or asked.params.get("idempotency_key", "")
         if len(key) > LONGEST_IDEMPOTENCY_KEY:
             raise CustomerError(ErrorText.INCORRECT_REQUEST)
         order = await self._orders.place(asked.customer, asked.params, key)
-        return Answer(b'{"order":%d}' % order)
+        return _json(b'{"order":%d}' % order)
 
-    async def _status(self, asked: Asked) -> Answer:
+    def _status(self, asked: Asked) -> Answer | Awaitable[Answer]:
+        names = _names(asked.params, "order", "orders")
+        known = (
+            self._follow.statuses.known(asked.customer, names) if len(names) <= MOST_IDS else None
+        )
+        if known is None or len(set(names)) < len(names):
+            return self._statuses(asked)
+        many = "orders" in asked.params or len(names) > 1
+        return _json(b"{%b}" % b",".join(known) if many else unnamed(known[0]))
+
+    async def _statuses(self, asked: Asked) -> Answer:
         ids, many = _ids(asked.params, "order", "orders")
-        found = await self._follow.statuses(asked.customer, _numbers(ids))
+        found = await self._follow.statuses.read(asked.customer, _numbers(ids))
         rows = [found.get(number, _INCORRECT_ORDER) for number in ids.values()]
         if not many:
-            return Answer(rows[0])
+            return _json(rows[0])
         named = zip(map(_encode, ids), rows, strict=True)
-        return Answer(b"{%b}" % b",".join([b"%b:%b" % one for one in named]))
+        return _json(b"{%b}" % b",".join([b"%b:%b" % one for one in named]))
 
     async def _refill(self, asked: Asked) -> Answer:
         ids, many = _ids(asked.params, "order", "orders")
@@ -225,13 +242,13 @@ class Endpoint:
             outcome = found.get(number, ErrorText.INCORRECT_ORDER)
             if isinstance(outcome, str):
                 return error(outcome)
-            return Answer(_encode({"refill": str(outcome)}))
+            return _json(_encode({"refill": str(outcome)}))
         rows = []
         for name, number in ids.items():
             outcome = found.get(number, ErrorText.INCORRECT_ORDER)
             refill = {"error": outcome} if isinstance(outcome, str) else outcome
             rows.append({"order": number or name, "refill": refill})
-        return Answer(_encode(rows))
+        return _json(_encode(rows))
 
     async def _refill_status(self, asked: Asked) -> Answer:
         ids, many = _ids(asked.params, "refill", "refills")
@@ -241,13 +258,13 @@ class Endpoint:
             status = found.get(number)
             if status is None:
                 return error(ErrorText.REFILL_NOT_FOUND)
-            return Answer(_encode({"status": status}))
+            return _json(_encode({"status": status}))
         unknown = {"error": ErrorText.REFILL_NOT_FOUND}
         rows = [
             {"refill": number or name, "status": found.get(number, unknown)}
             for name, number in ids.items()
         ]
-        return Answer(_encode(rows))
+        return _json(_encode(rows))
 
     async def _cancel(self, asked: Asked) -> Answer:
         ids, _ = _ids(asked.params, "order", "orders")
@@ -257,25 +274,24 @@ class Endpoint:
             outcome = found.get(number, ErrorText.INCORRECT_ORDER)
             cancel = 1 if outcome is None else {"error": outcome}
             rows.append({"order": number or name, "cancel": cancel})
-        return Answer(_encode(rows))
+        return _json(_encode(rows))
 
     async def _balance(self, asked: Asked) -> Answer:
         currency = self._shop.currency
         accounts = (await self._store.balances([asked.customer.id]))[asked.customer.id]
         available = sum(one.available for one in accounts if one.currency == currency)
-        return Answer(_encode({"balance": money.text(available), "currency": currency}))
+        return _json(_encode({"balance": money.text(available), "currency": currency}))
 
 
 _INCORRECT_ORDER = _encode({"error": ErrorText.INCORRECT_ORDER})
 
 
-async def _body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
+async def _body(head: Head, receive: Receive) -> bytes | None:
     """Return the whole body; ``None`` when it is too large.
 
     Raises ``ConnectionResetError`` when the client went away before its end.
     """
-    length = headers.get(b"content-length", b"")
-    if length.isdigit() and int(length[:18]) > LARGEST:
+    if head.length is not None and head.length > LARGEST:
         return None
     parts: list[bytes] = []
     size = 0
@@ -291,17 +307,32 @@ async def _body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes | Non
             return b"".join(parts)
 
 
-def _peer(scope: Scope) -> str:
-    client = scope.get("client")
-    return str(client[0]) if client else ""
+def _failed(trouble: Exception) -> Answer:
+    """Return what a customer is told of an exception."""
+    if isinstance(trouble, CustomerError):
+        return error(trouble.text)
+    if isinstance(trouble, StoreUnavailable):
+        log.error("the database is not available", reason=str(trouble))
+    else:
+        # Nobody knows what has become of it, and what is answered with 200 is believed.
+        log.error("a request failed", exc_info=trouble)
+    return GONE
 
 
-def _header_key(headers: Mapping[bytes, bytes]) -> str:
+def _header_key(head: Head) -> str:
     """Return the key of a client that sends it as a header."""
-    bearer = headers.get(b"authorization", b"").decode("latin-1").strip()
+    bearer = head.text(b"authorization").strip()
     if bearer[:7].lower() == "bearer ":
         return bearer[7:].strip()
-    return headers.get(b"x-api-key", b"").decode("latin-1").strip()
+    return head.text(b"x-api-key").strip()
+
+
+def _listed(head: Head, body: Body) -> Answer:
+    coded, coding, tag = body.coded(head.text(b"accept-encoding"))
+    headers = (*_LISTED, (b"etag", tag))
+    if body.known(head.text(b"if-none-match")):
+        return Answer(b"", NOT_MODIFIED, headers)
+    return _json(coded, 200, (*headers, (b"content-encoding", coding)) if coding else headers)
 
 
 def _ids(params: Mapping[str, str], one: str, many: str) -> tuple[dict[str, int], bool]:
@@ -310,11 +341,15 @@ def _ids(params: Mapping[str, str], one: str, many: str) -> tuple[dict[str, int]
     Each has its number, or 0, which is nobody's, when it is none. Some clients send several ids
     under the singular name.
     """
-    text = params.get(many) or params.get(one, "")
-    ids = {name: _number(name) for part in text.split(",") if (name := part.strip())}
+    names = _names(params, one, many)
+    ids = {name: _number(name) for sent in names if (name := sent.strip())}
     if not ids or len(ids) > MOST_IDS:
         raise CustomerError(ErrorText.INCORRECT_REQUEST)
     return ids, many in params or len(ids) > 1
+
+
+def _names(params: Mapping[str, str], one: str, many: str) -> list[str]:
+    return (params.get(many) or params.get(one, "")).split(",")
 
 
 def _number(text: str) -> int:

@@ -28,15 +28,13 @@ from gateway.model import (
     Status,
 )
 from gateway.router import Router
+from gateway.statuses import Statuses
 from gateway.store import Failure, Lease, Step, Store
 from gateway.transitions import Following
-from gateway.view import view
 
 T = TypeVar("T")
 log = structlog.get_logger()
 
-FRESH_FOR = 5.0
-"""Seconds for which a cached status may differ from what another process has written."""
 NOTICED = 10_000
 """Oddities that are remembered, so that each is logged once."""
 ONE_REFILL = 24 * transitions.HOUR
@@ -64,68 +62,26 @@ class Follow:
         self._store = store
         self._router = router
         self._shop = shop
-        self._cache = cache
+        self.statuses = Statuses(store, cache)
         self._following = following
         self._answer_within = answer_within
         self._now = now
-        self._readers: list[set[int]] = []  # of statuses, and what has changed meanwhile
         self._telling: set[int] = set()  # orders whose cancel is being told at this moment
         self._work: set[asyncio.Future[Any]] = set()
         self._noticed: set[tuple[str, ...]] = set()
 
     # --- statuses -------------------------------------------------------------------------
 
-    async def statuses(self, customer: Customer, ids: Sequence[int]) -> dict[int, bytes]:
-        """Return the statuses of a customer's orders as JSON; others' orders are left out."""
-        keys = [f"status/{customer.id}/{order}" for order in ids]
-        found = {
-            order: row
-            for order, row in zip(ids, await self._cache.get(keys), strict=True)
-            if row is not None
-        }
-        missing = [order for order in ids if order not in found]
-        if missing:
-            changed: set[int] = set()
-            self._readers.append(changed)
-            try:
-                rows = {
-                    order.id: msgspec.json.encode(view(order))
-                    for order in (await self._found(missing)).values()
-                    if order.customer == customer.id
-                }
-            finally:
-                self._readers.remove(changed)
-            await self._cache.put(
-                {
-                    f"status/{customer.id}/{order}": row
-                    for order, row in rows.items()
-                    if order not in changed  # what was read may be older than what is known
-                },
-                FRESH_FOR,
-            )
-            found |= rows
-        return found
-
-    async def _found(self, ids: Sequence[int]) -> dict[int, Order]:
-        """Return orders, those in the archive too."""
-        found = await self._store.orders(ids)
-        if gone := [order for order in ids if order not in found]:
-            found |= await self._store.archived(gone)
-        return found
-
     async def advance(
         self, steps: Sequence[Step], under: Lease | None = None
     ) -> list[Order | Failure]:
         """Take orders further, and let their customers see it at once."""
         outcomes = await self._store.advance(steps, under)
-        for changed in self._readers:
-            changed.update(step.order for step in steps)
+        self.statuses.changed(step.order for step in steps)
         for step, outcome in zip(steps, outcomes, strict=True):
             if isinstance(outcome, Failure):
                 log.error("an order stays as it is", order=step.order, reason=outcome)
-        await self._cache.drop(
-            [f"status/{one.customer}/{one.id}" for one in outcomes if isinstance(one, Order)]
-        )
+        await self.statuses.forget([one for one in outcomes if isinstance(one, Order)])
         return outcomes
 
     async def look(self, provider: str, limit: int, under: Lease | None = None) -> int:

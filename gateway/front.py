@@ -4,13 +4,17 @@ uvicorn keeps connections in a way of its own, and that costs more than most of 
 writes head and body each by itself, and sets up events, timers and callbacks for every request.
 Here an answer of one piece is one write, and the rest is made when it is needed. There are no
 websockets, no TLS and no log of requests: what stands before a gateway has them.
+
+An application may have a method ``ask`` beside what ASGI wants, see ``message.Ask``. It is given
+requests that are there as a whole, and answers at once what it knows, without a task and its
+messages. And programs write the same head again and again: what was read is known by its bytes.
 """
 
 import asyncio
 import contextvars
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Iterable
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
@@ -20,19 +24,26 @@ import structlog
 import uvicorn
 from uvicorn.server import ServerState
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
+from gateway.message import (
+    BODILESS,
+    FIRST_LINES,
+    Answer,
+    App,
+    Ask,
+    Head,
+    Header,
+    Message,
+    heads,
+    opening,
+)
 
 ENOUGH = 64 * 1024
 """Bytes of a body that are taken in before somebody asks for them."""
 LARGEST_HEAD = 64 * 1024
 """Bytes in which a request must have come to its body."""
 
-_FIRST_LINES = {one.value: f"HTTP/1.1 {one} {one.phrase}".encode() for one in HTTPStatus}
-_BODILESS = frozenset({204, 304})
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CLOSE = (b"connection", b"close")
 
 # The parser takes the body of whoever would rather speak HTTP/2 for that: he is asked nothing.
 _UPGRADE = re.compile(rb"\A((?:(?!\r\n\r\n).)*?\r\n)(upgrade[ \t]*:)", re.DOTALL | re.IGNORECASE)
@@ -54,16 +65,18 @@ class Connection(asyncio.Protocol):
         self.loop = _loop or asyncio.get_running_loop()
         self.transport: Any = None
         self.writable: asyncio.Future[None] | None = None  # while the client reads too slowly
-        self._app = cast("App", config.loaded_app)
+        self.app: App = cast("Any", config.loaded_app)
+        self.ask: Ask | None = getattr(self.app, "ask", None)
         self._app_state = app_state
+        self.client = ""
         self._open: set[Any] = server_state.connections  # it lists uvicorn's own classes
         self._patience = config.timeout_keep_alive
         self._parser = httptools.HttpRequestParser(self)
         self._exchanges: deque[Exchange] = deque()  # the first is being answered, the others wait
         self._coming: Exchange | None = None  # the one whose body is still to come
         self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._expects = False
+        self._headers: list[Header] = []
+        self._latest: Head | None = None  # that was read, and may be known again
         self._between = True  # two requests: not a byte of the next one is there
         self._unended = 0  # bytes of a head that has no end yet
         self._reading = True
@@ -75,8 +88,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self.transport = transport
-        self._client = _address(transport.get_extra_info("peername"))
+        self._peer = _address(transport.get_extra_info("peername"))
         self._here = _address(transport.get_extra_info("sockname"))
+        self.client = self._peer[0] if self._peer else ""
         self._open.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
@@ -90,13 +104,27 @@ class Connection(asyncio.Protocol):
         del self._parser  # it holds on to us
 
     def data_received(self, data: bytes) -> None:
-        """Read on."""
+        """Read on, and have the first of what is there answered."""
+        fresh = self._between and not self._exchanges
+        head, body = heads.split(data) if fresh else (None, b"")
+        if head:
+            self._queue(Exchange(self, head, body))
+        else:
+            self._parse(data)
+            if fresh and len(self._exchanges) == 1 and self._latest and not self._coming:
+                heads.keep(self._latest, data)
+        if self._exchanges:
+            self._exchanges[0].begin()
+
+    def _parse(self, data: bytes) -> None:
+        self._latest = None
         if self._between and b"pgrade" in data:
             data = _UPGRADE.sub(rb"\1x-\2", data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._exchanges[-1].last = True  # it is answered in HTTP, and what follows is none
+            self._latest = None
             self._hold()
         except httptools.HttpParserError:
             self._refuse()
@@ -113,7 +141,7 @@ class Connection(asyncio.Protocol):
         self._hold()
         if self._coming:
             self._coming.cut()
-        self._queue(Exchange(self, {"method": ""}, _bad, last=True))
+        self._queue(Exchange(self, Head("", "", b"", (), last=True), b"", _plain(400)))
 
     def pause_writing(self) -> None:
         """Have whoever answers wait for a client that reads slowly."""
@@ -136,7 +164,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        self._url, self._headers, self._expects, self._between = b"", [], False, False
+        self._url, self._headers, self._between = b"", [], False
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of its target."""
@@ -144,33 +172,28 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one of its headers."""
-        name = name.lower()
-        self._headers.append((name, value))
-        if name == b"expect":
-            self._expects = value.lower() == b"100-continue"
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Have it answered; of its body comes what is asked for."""
+        """Put it in line; of its body comes what is asked for."""
         url = httptools.parse_url(self._url)
         path, version = url.path.decode("ascii"), self._parser.get_http_version()
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": version,
-            "server": self._here,
-            "client": self._client,
-            "scheme": "http",
-            "root_path": "",
-            "method": self._parser.get_method().decode("ascii"),
-            "path": unquote(path) if "%" in path else path,
-            "raw_path": url.path,
-            "query_string": url.query or b"",
-            "headers": self._headers,
-            "state": self._app_state.copy(),
-        }
-        last = version == "1.0" or not self._parser.should_keep_alive()
-        self._coming = Exchange(self, scope, self._app, last=last, expects=self._expects)
+        self._latest = head = Head(
+            self._parser.get_method().decode("ascii"),
+            unquote(path) if "%" in path else path,
+            url.query or b"",
+            self._headers,
+            raw_path=url.path,
+            version=version,
+            last=version == "1.0" or not self._parser.should_keep_alive(),
+        )
+        self._coming = Exchange(self, head, None)
         self._queue(self._coming)
+
+    def scope(self, head: Head) -> Message:
+        """Return what ASGI calls by this name."""
+        here = {"client": self._peer, "server": self._here, "state": self._app_state.copy()}
+        return {**head.scope(), **here}
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
@@ -188,9 +211,7 @@ class Connection(asyncio.Protocol):
 
     def _queue(self, exchange: "Exchange") -> None:
         self._exchanges.append(exchange)
-        if len(self._exchanges) == 1:
-            exchange.begin()
-        else:
+        if len(self._exchanges) > 1:
             self._hold()  # who asks again before he is answered has time
 
     def _hold(self) -> None:
@@ -209,6 +230,8 @@ class Connection(asyncio.Protocol):
         self.server.total_requests += 1
         if self._exchanges.popleft().last:
             self.transport.close()
+        elif self._exchanges and self.ask:
+            self.loop.call_soon(self._exchanges[0].begin)  # nobody is answered alone all the time
         elif self._exchanges:
             self._exchanges[0].begin()
         else:
@@ -229,47 +252,59 @@ class Connection(asyncio.Protocol):
 
 
 class Exchange:
-    """A request and its answer: what ASGI calls ``scope``, ``receive`` and ``send``.
+    """A request and its answer; for ASGI the ``scope``, ``receive`` and ``send`` of it.
+
+    Args:
+        body: all of it; ``None`` when it is to come.
+        answer: what is answered, whatever an application would say.
 
     Attributes:
         last: the connection ends with this answer.
 
     """
 
-    __slots__ = (
-        *("_answered", "_app", "_bare", "_connection", "_cut", "_expects", "_head", "_left"),
-        *("_more", "_news", "_parts", "_scope", "_size", "_task", "_told", "_written", "last"),
-    )
+    # What most requests leave as it is.
+    _begun = False
+    _told = False  # that there is no more of the body
+    _cut = False  # nothing more comes, and perhaps nobody listens
+    _news: asyncio.Event | None = None  # of any of these
+    _opened: bytes | None = None  # the head, held back until there is a piece of the answer's body
+    _bare = False  # it has none
+    _left: int | None = None  # bytes of it that the head promises; ``None``: in chunks
+    _written = False
+    _answered = False
 
     def __init__(
-        self, connection: Connection, scope: Message, app: App, *, last: bool, expects: bool = False
+        self, connection: Connection, head: Head, body: bytes | None, answer: Answer | None = None
     ) -> None:
-        self.last = last
+        self.last = head.last
         self._connection = connection
-        self._scope = scope
-        self._app = app
-        self._expects = expects  # a word from us before the body is sent
-        self._parts: list[bytes] = []  # of the body, that nobody has asked for yet
+        self._head = head
+        self._answer = answer
+        self._expects = head.expects  # a word from us before the body is sent
+        self._more = body is None  # of it is to come
+        self._parts = [body] if body else []  # of it, that nobody has asked for yet
         self._size = 0
-        self._more = True  # of it is to come
-        self._told = False  # that there is no more of it
-        self._cut = False  # nothing more comes, and perhaps nobody listens
-        self._news: asyncio.Event | None = None  # of any of these
-        self._head: bytes | None = None  # held back until there is a piece of the answer's body
-        self._bare = False  # it has none
-        self._left: int | None = None  # bytes of it that the head promises; ``None``: in chunks
-        self._written = False
-        self._answered = False
-        self._task: asyncio.Task[None] | None = None  # that has it answered
 
     # --- the client's side ----------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Have it answered."""
+        """Have it answered, at once or in a task; again, that changes nothing."""
+        if self._begun:
+            return
+        self._begun = True
+        connection = self._connection
+        answer: Answer | Awaitable[Answer] | None = self._answer
+        if connection.ask and not (answer or self._more or self._cut):
+            answer = connection.ask(self._head, b"".join(self._parts), connection.client)
+        if type(answer) is Answer and not connection.writable:
+            self._say(answer)
+            return
         # In a context of its own: what one request binds to its log lines is not the next one's.
-        task = self._connection.loop.create_task(self._run(), context=contextvars.Context())
-        self._task = task
-        self._connection.server.tasks.add(task)
+        work = self._run() if answer is None else self._wait(answer)
+        task = connection.loop.create_task(work, context=contextvars.Context())
+        connection.server.tasks.add(task)
+        task.add_done_callback(connection.server.tasks.discard)
 
     def take(self, body: bytes) -> int:
         """Take a piece of the body; returns how many bytes nobody has asked for yet."""
@@ -295,23 +330,48 @@ class Exchange:
 
     # --- the application's side -----------------------------------------------------------------
 
-    async def _run(self) -> None:
+    async def _wait(self, answer: Answer | Awaitable[Answer]) -> None:
+        """Write the answer when it is there, and the client can take it."""
+        connection = self._connection
         try:
-            await self._app(self._scope, self._receive, self._send)
+            if not isinstance(answer, Answer):
+                answer = await answer
+            if connection.writable:
+                await connection.writable
+            if not connection.transport.is_closing():
+                self._say(answer)
         except Exception:
             log.exception("a request failed")
-        finally:
-            if self._task:
-                self._connection.server.tasks.discard(self._task)
-        if self._answered or self._connection.transport.is_closing():
+            connection.transport.close()
+
+    def _say(self, answer: Answer) -> None:
+        """Write an answer, of one piece."""
+        transport, body = self._connection.transport, answer.body
+        opened = opening(answer.status, (*answer.headers, _CLOSE) if self.last else answer.headers)
+        if answer.status in BODILESS:
+            transport.write(opened)
+        elif self._head.method == "HEAD":
+            transport.write(b"%b%d\r\n\r\n" % (opened, len(body)))
+        else:
+            transport.writelines((b"%b%d\r\n\r\n" % (opened, len(body)), body))
+        self._answered = True
+        self._connection.answered()
+
+    async def _run(self) -> None:
+        connection = self._connection
+        try:
+            await connection.app(connection.scope(self._head), self._receive, self._send)
+        except Exception:
+            log.exception("a request failed")
+        if self._answered or connection.transport.is_closing():
             return
         if self._written:
-            self._connection.transport.close()  # half an answer must not look like a whole one
+            connection.transport.close()  # half an answer must not look like a whole one
         elif self._cut:
-            self._connection.answered()  # its answer is that of the next one: it was no HTTP
+            connection.answered()  # its answer is that of the next one: it was no HTTP
         else:
-            self.last, self._head = True, None
-            await _say(self._send, 500)
+            self.last = True
+            self._say(_plain(500))
 
     async def _receive(self) -> Message:
         """Return what is there of the body; else wait for more of it, or for the end."""
@@ -336,13 +396,13 @@ class Exchange:
             await connection.writable
         if self._answered or connection.transport.is_closing():
             return
-        if self._head is None:
-            self._head = self._headed(message["status"], message.get("headers", ()))
+        if self._opened is None:
+            self._opened = self._headed(message["status"], message.get("headers", ()))
             return
         more = message.get("more_body", False)
         body = self._framed(message.get("body", b""), more)
-        connection.transport.writelines((self._head, body))
-        self._head, self._written = b"", True
+        connection.transport.writelines((self._opened, body))
+        self._opened, self._written = b"", True
         if not more:
             self._answered = True
             self._tell()
@@ -350,12 +410,12 @@ class Exchange:
 
     def _headed(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         """Return the head of an answer, and see how its body is to be written."""
-        lines = [_FIRST_LINES[status]]
+        lines = [FIRST_LINES[status]]
         for name, value in (*self._connection.server.default_headers, *headers):
             lines.append(b"%b: %b" % (name, value))
             if name == b"content-length":
                 self._left = int(value)
-        if self._scope["method"] == "HEAD" or status in _BODILESS:
+        if self._head.method == "HEAD" or status in BODILESS:
             self._bare = True
         elif self._left is None:
             lines.append(b"transfer-encoding: chunked")
@@ -380,15 +440,8 @@ class Exchange:
         return body
 
 
-async def _bad(_: Message, __: Receive, send: Send) -> None:
-    await _say(send, 400)
-
-
-async def _say(send: Send, status: int) -> None:
-    text = HTTPStatus(status).phrase.encode()
-    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(text))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text})
+def _plain(status: int) -> Answer:
+    return Answer(HTTPStatus(status).phrase.encode(), status, ((b"content-type", b"text/plain"),))
 
 
 def _address(found: object) -> tuple[str, int] | None:

@@ -110,10 +110,20 @@ class Listing:
         for group in ("", *self._config.tiers):
             self._made(group)
 
+    def known(self, tier: str) -> Body | None:
+        """Return the list at the rates of a price group, if it is there."""
+        if self._shop.catalog.edition != self._edition:
+            return None
+        task = self._lists.get(self._group(tier))
+        there = task and task.done() and not task.cancelled() and not task.exception()
+        return task.result().body if task and there else None
+
+    def _group(self, tier: str) -> str:
+        return tier if tier in self._config.tiers else ""
+
     async def listed(self, tier: str, part: Part | None = None) -> Body:
         """Return the list, or a part of it, at the rates of a price group."""
-        group = tier if tier in self._config.tiers else ""
-        task = self._made(group)
+        task = self._made(self._group(tier))
         catalog = self._shop.catalog
         rendered = await asyncio.shield(task)
         if part is None:

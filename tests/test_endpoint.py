@@ -324,7 +324,13 @@ async def test_half_a_request_is_not_acted_on(tmp_path: Path) -> None:
 
         transport = one.client._transport
         assert isinstance(transport, httpx.ASGITransport)
-        scope = {"type": "http", "path": "/api/v2", "headers": [], "query_string": b""}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/api/v2",
+            "headers": [],
+            "query_string": b"",
+        }
         await transport.app(scope, receive, send)
 
         assert [] == panel.asked("add")

@@ -12,7 +12,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from gateway.front import LARGEST_HEAD, Connection, Message, Receive, Send
+from gateway.front import LARGEST_HEAD, Connection
+from gateway.message import Message, Receive, Send
 
 ASK = b"POST /api/v2 HTTP/1.1\r\nhost: gateway\r\ncontent-length: 5\r\n\r\nfirst"
 AGAIN = ASK.replace(b"first", b"again")

@@ -19,8 +19,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from fuzzing import Wilds, chance, garbled, inputs, number, numbers, replay, word
-from gateway.endpoint import App, Message
 from gateway.errors import ErrorText
+from gateway.message import App, Message
 from gateway.model import Action, RefillStatus, Status
 from gateway.order_form import KNOWN
 from gateway.order_types import OrderType, Size, table

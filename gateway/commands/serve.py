@@ -30,9 +30,9 @@ from gateway.commands.terminal import (
     out,
     show_json,
 )
-from gateway.endpoint import Message, Receive, Scope, Send
 from gateway.errors import ConfigError, StoreUnavailable
 from gateway.front import Connection
+from gateway.message import Message, Receive, Scope, Send
 from gateway.settings import Settings
 
 log = structlog.get_logger()

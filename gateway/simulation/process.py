@@ -14,8 +14,9 @@ from gateway.app import Gateway, wind_down
 from gateway.auth import Auth
 from gateway.cache import MemoryCache
 from gateway.config import Config
-from gateway.endpoint import Endpoint, Message
+from gateway.endpoint import Endpoint
 from gateway.limits import Limits
+from gateway.message import Message
 from gateway.simulation.bounds import Calls
 from gateway.simulation.loop import Clock, Loop
 from gateway.simulation.panels import Panels, Wire
