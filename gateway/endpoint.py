@@ -276,11 +276,16 @@ class Endpoint:
             rows.append({"order": number or name, "cancel": cancel})
         return _json(_encode(rows))
 
-    async def _balance(self, asked: Asked) -> Answer:
-        currency = self._shop.currency
-        accounts = (await self._store.balances([asked.customer.id]))[asked.customer.id]
-        available = sum(one.available for one in accounts if one.currency == currency)
-        return _json(_encode({"balance": money.text(available), "currency": currency}))
+    def _balance(self, asked: Asked) -> Answer | Awaitable[Answer]:
+        found = self._store.available(asked.customer.id, self._shop.currency)
+        return self._told(found) if isinstance(found, int) else self._balance_of(found)
+
+    async def _balance_of(self, found: Awaitable[int]) -> Answer:
+        return self._told(await found)
+
+    def _told(self, available: int) -> Answer:
+        text = money.text(available)
+        return _json(_encode({"balance": text, "currency": self._shop.currency}))
 
 
 _INCORRECT_ORDER = _encode({"error": ErrorText.INCORRECT_ORDER})

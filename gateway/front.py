@@ -290,10 +290,10 @@ class Exchange:
 
     def begin(self) -> None:
         """Have it answered, at once or in a task; again, that changes nothing."""
-        if self._begun:
+        connection = self._connection
+        if self._begun or connection.transport.is_closing():
             return
         self._begun = True
-        connection = self._connection
         answer: Answer | Awaitable[Answer] | None = self._answer
         if connection.ask and not (answer or self._more or self._cut):
             answer = connection.ask(self._head, b"".join(self._parts), connection.client)

@@ -36,9 +36,9 @@ def read(query: bytes, content_type: str, body: bytes) -> dict[str, str]:
     """Return the parameters that are there; ``CustomerError`` when they cannot be read."""
     params: dict[str, str] = {}
     body = body.removeprefix(_BOM)
-    for pairs in (_form(query) if query else {}, _body(content_type, body) if body else {}):
-        for name, sent in pairs.items():
-            value = sent.strip(_SPACE)
+    for sent in _form(query) if query else {}, _body(content_type, body) if body else {}:
+        for name, padded in sent.items():
+            value = padded.strip(_SPACE)
             if value not in ABSENT:
                 if "\0" not in value and "\0" not in name:
                     params[name] = value
@@ -65,8 +65,11 @@ def _form(text: bytes) -> dict[str, str]:
         parts = (part.partition(b"=") for part in text.split(b"&") if part)
         return _gathered((_unescaped(name), _unescaped(value)) for name, _, value in parts)
     # Most forms are as they look.
-    plain = (part.partition("=") for part in _unescaped(text).split("&") if part)
-    return {name: value for name, _, value in plain}
+    found = {}
+    for part in _unescaped(text).split("&"):
+        if part:
+            name, _, found[name] = part.partition("=")
+    return found
 
 
 def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.front import LARGEST_HEAD, Connection
-from gateway.message import Message, Receive, Send
+from gateway.message import Answer, Head, Message, Receive, Send
 
 ASK = b"POST /api/v2 HTTP/1.1\r\nhost: gateway\r\ncontent-length: 5\r\n\r\nfirst"
 AGAIN = ASK.replace(b"first", b"again")
@@ -178,8 +178,11 @@ async def written(protocol: Any, app: App, pieces: list[bytes]) -> tuple[bytes, 
     for piece in pieces:
         one.data_received(piece)
         await asyncio.sleep(0)
-    while state.tasks:
+    asked = b"".join(pieces).count(b" HTTP/1.")
+    for _ in range(5000):
         await asyncio.sleep(0)
+        if not state.tasks and (state.total_requests >= asked or transport.closed):
+            break
     said = b"".join(transport.writes), transport.closed
     one.connection_lost(None)
     return said
@@ -196,6 +199,63 @@ async def test_a_request_is_answered_as_uvicorns_own_connections_do(name: str, s
     ours = await written(Connection, echo, split(request, size))
 
     assert theirs == ours
+
+
+class Direct:
+    """Says the same as ``echo``, to whole requests without ASGI; to the first after a while."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        await echo(scope, receive, send)
+
+    def ask(self, head: Head, body: bytes, client: str) -> Answer | Awaitable[Answer] | None:
+        if client or head.path == "/a b/ä":  # as if that were somebody else's
+            return None
+        self.asked += 1
+        facts = (head.method, head.path, head.raw_path, head.query, head.version, head.headers)
+        answer = Answer(repr([*facts, body]).encode())
+        return self.later(answer) if b"first" in body else answer
+
+    async def later(self, answer: Answer) -> Answer:
+        await asyncio.sleep(0.001)
+        return answer
+
+
+def lines(said: tuple[bytes, bool]) -> tuple[list[bytes], bool]:
+    return sorted(said[0].replace(b"HTTP/1.1", b"\r\nHTTP/1.1").split(b"\r\n")), said[1]
+
+
+@pytest.mark.parametrize("size", [1_000_000, 61, 7])
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_who_answers_whole_requests_is_asked_the_same(name: str, size: int) -> None:
+    """Twice, for the second time its head is known; in another turn of the same lines, at most."""
+    request = REQUESTS[name]
+    if size < 100 and len(request) > 1000:
+        size = 70_000
+    theirs = await written(HttpToolsProtocol, echo, [request])
+    times = 1 if theirs[1] else 2  # the connection may have come to its end
+    theirs = await written(HttpToolsProtocol, echo, [request] * times)
+    ours = await written(Connection, Direct(), split(request, size) * times)
+
+    assert lines(theirs) == lines(ours)
+
+
+async def test_a_whole_request_takes_no_messages() -> None:
+    """Whether its head is known or not; one in pieces does."""
+    app = Direct()
+    await written(Connection, app, [AGAIN, AGAIN, AGAIN[:-1], AGAIN[-1:]])
+
+    assert 2 == app.asked
+
+
+async def test_answers_keep_the_order_of_the_requests() -> None:
+    """However long the first one takes, and however many were sent without a wait."""
+    said, _ = await written(Connection, Direct(), [ASK + AGAIN * 3000])
+
+    assert 3001 == said.count(b"HTTP/1.1 200 OK")
+    assert said.index(b"b'first'") < said.index(b"b'again'")
 
 
 async def test_an_answer_is_one_write() -> None:

@@ -771,6 +771,24 @@ async def test_the_pepper_is_one_for_the_whole_installation(stores: Stores) -> N
     assert await one.pepper() == await other.pepper()
 
 
+async def test_what_a_customer_may_spend_is_what_it_is_at_that_moment(stores: Stores) -> None:
+    """Whoever has moved it, also another process."""
+    store, other = await stores.open(), await stores.open()
+    ann = await customer(store, credit=5 * MILLION)
+
+    async def spendable(currency: str = "USD") -> int:
+        found = store.available(ann.id, currency)
+        return found if isinstance(found, int) else await found
+
+    assert (5 * MILLION, 0) == (await spendable(), await spendable("EUR"))
+    for place in (store, other, store, other):
+        before = await spendable()
+        await place.place([placement(ann.id)])
+        after = await spendable()
+        assert (after, True) == (await available(other, ann.id), after < before)
+    assert 0 == await available(store, ann.id + 1)
+
+
 async def test_a_customer_without_accounts_has_no_balances(store: Store) -> None:
     """Whoever is asked for is in the answer."""
     assert {77: []} == await store.balances([77])

@@ -6,7 +6,7 @@ under way is committed together with the next one. When a writing operation has 
 did is durable. Any of them raises ``StoreUnavailable`` when the database cannot promise that.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
@@ -376,6 +376,13 @@ class Store(Imports, Offers, Protocol):
 
     async def balances(self, customers: Sequence[int]) -> dict[int, list[Balance]]:
         """Return the customers' accounts, by currency."""
+        ...
+
+    def available(self, customer: int, currency: str) -> int | Awaitable[int]:
+        """Return what a customer may spend, in millionths of a currency.
+
+        It is read after this was asked, and at once where that takes no waiting.
+        """
         ...
 
     # --- providers ---

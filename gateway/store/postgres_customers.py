@@ -1,10 +1,12 @@
 """Customers and their balances, on PostgreSQL."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from functools import cached_property
 
 from gateway.errors import ConfigError
 from gateway.model import Customer, Kind
 from gateway.store import Balance
+from gateway.store.joined import Joined
 from gateway.store.postgres_base import PostgresBase
 from gateway.store.postgres_rows import Connection, select, things
 from gateway.store.rows import changed, columns, from_row, listed, to_row
@@ -17,6 +19,11 @@ _ADD = f"""
     INSERT INTO customers (digest, {listed(_NAMES)})
     SELECT $1, {", ".join(_MARKS)} WHERE NOT EXISTS (SELECT FROM customers WHERE name = {_MARKS[0]})
     ON CONFLICT (name) DO NOTHING RETURNING {listed(columns(Customer))}
+"""
+
+_AVAILABLE = """
+    SELECT owner, currency, balance FROM unnest($2::text[], $3::text[]) AS wanted (owner, currency)
+    JOIN accounts USING (owner, currency) WHERE kind = $1
 """
 
 
@@ -84,3 +91,16 @@ class PostgresCustomers(PostgresBase):
             ]
             for customer, found in sums.items()
         }
+
+    def available(self, customer: int, currency: str) -> Awaitable[int]:
+        """Return what a customer may spend; who asks at the same moment reads together."""
+        return self._purses.read((str(customer), currency))
+
+    @cached_property
+    def _purses(self) -> Joined[tuple[str, str], int]:
+        return Joined(self._available)
+
+    async def _available(self, wanted: Sequence[tuple[str, str]]) -> list[int]:
+        rows = await self._fetch(_AVAILABLE, Kind.AVAILABLE, *zip(*wanted, strict=True))
+        found = {(owner, currency): balance for owner, currency, balance in rows}
+        return [found.get(one, 0) for one in wanted]

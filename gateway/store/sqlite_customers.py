@@ -12,6 +12,8 @@ from gateway.store.sqlite_file import SqliteFile
 from gateway.store.sqlite_rows import select
 from gateway.store.tables import UNFINISHED
 
+_AVAILABLE = "SELECT balance FROM accounts WHERE owner = ? AND kind = ? AND currency = ?"
+
 
 class SqliteCustomers(SqliteFile):
     """See ``Store``."""
@@ -83,3 +85,8 @@ class SqliteCustomers(SqliteFile):
                 for currency, one in sums.items()
             ]
         return found
+
+    def available(self, customer: int, currency: str) -> int:
+        """Return what a customer may spend."""
+        found = self._read(_AVAILABLE, (str(customer), Kind.AVAILABLE, currency))
+        return found[0][0] if found else 0
