@@ -20,7 +20,7 @@ def test_a_head_that_was_read_is_known_with_any_body_of_its_length() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [BYTES + b"agai", BYTES + b"again?", BYTES[:-1], b"", b"x" + BYTES]
+    "data", [BYTES + b"four", BYTES + b"again?", BYTES[:-1], b"", b"x" + BYTES]
 )
 def test_what_is_not_one_whole_request_is_for_the_parser(data: bytes) -> None:
     heads = Heads()

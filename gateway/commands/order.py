@@ -158,8 +158,8 @@ async def _evidence(store: Store, config: Config, order: Order) -> dict[str, obj
         return None
     if not order.provider:
         says = "it had no provider when it was backed up, and nobody knows if it was sent since"
-        decide = f"look for its link at every panel; {command} --not-placed where none has it"
-        return {"says": says, "decide": decide}
+        how = f"look for its link at every panel; {command} --not-placed where none has it"
+        return {"says": says, "decide": how}
     findings = await settle_.weigh(store, config.providers, order.provider)
     absent = Finding(Verdict.OPEN, f"{order.provider} is not in the configuration")
     if order.provider in config.providers:
