@@ -1,7 +1,8 @@
 """The things this gateway speaks of, as values: no behaviour that needs a wire, a clock or a disk.
 
 Times are whole milliseconds since 1970 and end in ``_at``; amounts without a ``Money`` around
-them are whole millionths of the currency that stands beside them.
+them are whole millionths of the currency that stands beside them. None of all this can be part of
+a cycle: the collector is spared that of which there is much.
 """
 
 from collections.abc import Mapping
@@ -172,7 +173,7 @@ class OfferChange(msgspec.Struct, frozen=True, gc=False):
     after: str = ""
 
 
-class Report(msgspec.Struct, frozen=True):
+class Report(msgspec.Struct, frozen=True, gc=False):
     """What a provider says of one order; ``None`` is "it did not say".
 
     Attributes:
@@ -221,7 +222,7 @@ class Cancel(StrEnum):
     ASKED = "asked"  # taken by the provider; the outcome arrives as a status
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An order, all that is known of it. Money is a function of this, see ``ledger``.
 
     Attributes:
@@ -294,7 +295,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         return self.status
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One change of an order, for its history.
 
     Attributes:
@@ -403,7 +404,7 @@ MOVES: Mapping[Code, tuple[Kind, Kind]] = {
 """Every movement of money that exists: from which account to which, both of one owner."""
 
 
-class Transfer(msgspec.Struct, frozen=True):
+class Transfer(msgspec.Struct, frozen=True, gc=False):
     """One movement of money; which accounts it touches follows from its code.
 
     Attributes:
