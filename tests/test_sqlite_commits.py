@@ -1,17 +1,20 @@
 """What is worked out from memory on SQLite is written only if it is so."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import apsw
 import msgspec
 import pytest
 
 import build
 from build import AT, advance, customer, order, placement
 from gateway import ledger, transitions
-from gateway.errors import ErrorText
+from gateway.errors import ErrorText, StoreUnavailable
 from gateway.model import Order
 from gateway.store import Change, Step, Store
+from gateway.store.page import Entry
 from gateway.store.sqlite import SqliteStore
 
 MILLION = 1_000_000
@@ -89,3 +92,28 @@ async def test_money_that_somebody_else_has_spent_is_not_there(store: Store, oth
     await order(other, placement(ann.id))
 
     assert [ErrorText.NOT_ENOUGH_FUNDS] == await store.place([placement(ann.id)])
+
+
+async def test_what_was_taken_back_is_not_remembered(tmp_path: Path) -> None:
+    """Even where somebody else has made another change of as many since."""
+
+    def busy(_: apsw.Connection) -> None:
+        raise apsw.BusyError("the disk is busy")
+
+    def posts(one: Order) -> Change:
+        return Change(msgspec.structs.replace(one, version=one.version + 1, posts=7), ())
+
+    store = SqliteStore.rehearse(tmp_path / "gateway.db")
+    other = await SqliteStore.open(tmp_path / "gateway.db")
+    ann = await customer(store, credit=10 * MILLION)
+    placed = await order(store, placement(ann.id))
+    step: asyncio.Future[object] = store._writer.do(Entry([Step(placed.id, _more)]))
+    lost = await asyncio.gather(step, store._writer.do(busy), return_exceptions=True)
+    await other.advance([Step(placed.id, posts)])
+    await store.advance([Step(placed.id, _more)])
+    after = await _is(other, placed)
+    await other.close()
+    await store.close()
+
+    assert all(isinstance(one, StoreUnavailable) for one in lost)
+    assert (1, 7, 3) == (after.runs, after.posts, after.version)
