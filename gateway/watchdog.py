@@ -20,7 +20,7 @@ import structlog
 
 from gateway.metrics import loop_lag
 
-OFTEN, SELDOM = 0.01, 0.1
+OFTEN, SELDOM = 0.01, 0.2
 """Seconds between two beats of a loop that has work, and of one that has none."""
 BUSY = 0.03
 """The share of its time that a loop computes when it has work."""

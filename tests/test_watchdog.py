@@ -24,10 +24,10 @@ from gateway import logs
 from gateway.watchdog import LONG, watching
 from test_serve import PATIENCE, Served, _free_port
 
-HELD = 3 * LONG
+HELD = 4 * LONG
 """Seconds; long enough to be seen whenever it begins."""
 LAG = "gateway_event_loop_lag_seconds"
-ROWS, SOLD = 10_000, 3000
+ROWS, SOLD = 10_000, 2500
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +142,7 @@ async def test_every_pause_is_in_the_metric_as_long_as_the_loop_is_watched() -> 
         assert counted() - counted(le=str(LONG)) >= late + 1
 
     before = counted()
-    await asyncio.sleep(3 * LONG)
+    await asyncio.sleep(HELD)
 
     assert before == counted()
 
@@ -238,31 +238,36 @@ def asked(one: Served) -> Iterator[None]:
             thread.join()
 
 
+def cpu_ms(work: Callable[[], object]) -> float:
+    """Return the milliseconds of CPU that something takes."""
+    began = time.process_time()
+    work()
+    return (time.process_time() - began) * 1000
+
+
 def test_nothing_that_is_taken_up_holds_up_those_who_ask(tmp_path: Path, panel: Panel) -> None:
     """Neither a long list with all rates new, nor statuses, nor a changed file.
 
-    The loop computes less in one go than it takes to read that list once: whoever did any of this
-    in the loop would hold it for longer. It is CPU that is compared, since the machine may have
-    no time for us at any moment.
+    The loop computes less in one go than it takes to read that list and the one before it: whoever
+    did any of this in the loop would hold it for longer. It is CPU that is compared, since the
+    machine may have no time for us at any moment.
     """
     one = Served(tmp_path, panel.port, GATEWAY_LOG_LEVEL="debug")
     file = tmp_path / "providers.yaml"
     file.write_text(yaml(panel.port, 25))
     one.key = one.command("customer", "add", "alice", "--credit", "1000")["key"]
     one.start()
-    before = panel.ask()["calls"]
+    old, before = panel.listed(), panel.ask()["calls"]
     file.write_text(yaml(panel.port, 26))
     with asked(one):
         panel.ask("news=1")
-        fetched = before["services"] + 3
+        fetched = before["services"] + 2
         eventually(lambda: bool(panel.ask()["calls"]["services"] >= fetched))
         eventually(lambda: "a changed file is in force" in one.log())
         eventually(lambda: bool(panel.ask()["calls"].get("status", 0) >= 5))
     assert 0 == one.stop()
-    body = panel.listed()
-    began = time.process_time()
-    json.loads(body)
-    reading = (time.process_time() - began) * 1000
+    lists = [panel.listed(), old]
+    reading = min(cpu_ms(lambda: [json.loads(one) for one in lists]) for _ in range(3))
 
     longest = max((pause["cpu_ms"] for pause in paused(one.log())), default=0)
 
