@@ -71,14 +71,24 @@ def _synced(gateway: Gateway, panel: Panels, sold: int, news: int) -> float:
     """Return the seconds of CPU until lists are fetched, taken up and rendered."""
     _quiet(gateway)
     idle = _idle(gateway)
+    shown = _shown(gateway)
     began, spent = time.monotonic(), gateway.cpu()
     before = panel.ask(f"news={news}" if news else "")
     _heard(panel, "services", before["services"] + CATALOGS)
+    if news:  # a process that is kept waiting for its core seems to be at rest, too
+        _until(lambda: not shown & _shown(gateway), "the new rates are not shown")
     _quiet(gateway)
     answer = ask(gateway.port, f"/api/v2?key={gateway.keys[0]}&action=services")
     if answer.body.count(b'"service":') != sold:
         raise Trouble("services are missing in the list")
     return gateway.cpu() - spent - idle * (time.monotonic() - began)
+
+
+def _shown(gateway: Gateway) -> set[tuple[int, str]]:
+    """Return the rate that is shown of one service of each catalog."""
+    ids = ",".join(str(CATALOGS + number) for number in range(1, CATALOGS + 1))
+    answer = ask(gateway.port, f"/api/v2?key={gateway.keys[0]}&action=services&ids={ids}")
+    return {(row["service"], row["rate"]) for row in msgspec.json.decode(answer.body)}
 
 
 def _idle(process: Process) -> float:
