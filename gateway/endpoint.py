@@ -122,10 +122,9 @@ class Endpoint:
             body = await _body(head, receive)
         except ConnectionResetError:
             return  # half a request is not acted on, and nobody waits for the answer
-        client = scope.get("client")
-        answer = (
-            TOO_LARGE if body is None else self.ask(head, body, str(client[0] if client else ""))
-        )
+        client = str((scope.get("client") or ("",))[0])
+        large = body is None and head.method in METHODS
+        answer = TOO_LARGE if large else self.ask(head, body or b"", client)
         if not isinstance(answer, Answer):
             answer = await answer
         length = (b"content-length", b"%d" % len(answer.body))

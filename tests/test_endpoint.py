@@ -337,6 +337,16 @@ async def test_half_a_request_is_not_acted_on(tmp_path: Path) -> None:
         assert "100.00" == await one.balance()
 
 
+async def test_an_order_that_is_asked_for_twice_is_told_once(tmp_path: Path) -> None:
+    """Whether it is known at once or not; a name stands in an object only once."""
+    async with world(tmp_path) as one:
+        await one.add()
+        key = {"key": one.key, "action": "status", "orders": "1,1"}
+        told = [(await one.client.post("/api/v2", data=key)).text for _ in range(2)]
+
+        assert [1, 1] == [text.count('"1":') for text in told]
+
+
 async def test_a_disabled_customer_is_suspended(tmp_path: Path) -> None:
     async with world(tmp_path) as one:
         store = one.gateway.store
