@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import httpx
 import msgspec
 import pytest
+import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -335,6 +336,15 @@ async def test_half_a_request_is_not_acted_on(tmp_path: Path) -> None:
 
         assert [] == panel.asked("add")
         assert "100.00" == await one.balance()
+
+
+async def test_what_is_logged_of_a_request_says_whose_it_is(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        form = {"key": one.key, "action": "refill_status", "refill": "1"}
+        await one.client.post("/api/v2", data=form, headers={"x-request-id": "theirs"})
+
+        bound = {"request_id": "theirs", "customer": one.customer.id}
+        assert bound == structlog.contextvars.get_contextvars()
 
 
 async def test_an_order_that_is_asked_for_twice_is_told_once(tmp_path: Path) -> None:
