@@ -370,10 +370,9 @@ def understood(order: Order, report: Report) -> Status | None:
     status = report.status
     if order.type == SUBSCRIPTIONS:
         return status
-    shareless = status is Status.PARTIAL and order.status is not Status.PARTIAL
-    if shareless and _remains(order, report, status) is None:
-        return None
-    return None if status in SUBSCRIPTIONS_ONLY else status
+    first = status is Status.PARTIAL and order.status is not Status.PARTIAL
+    shareless = first and _remains(order, report, status) is None
+    return None if shareless or status in SUBSCRIPTIONS_ONLY else status
 
 
 def reported(report: Report, at: int, following: Following, asked_at: int = 0) -> Transition:
@@ -382,38 +381,30 @@ def reported(report: Report, at: int, following: Following, asked_at: int = 0) -
     Nothing changes where it says nothing new, or what nobody knows, or was asked for
     (``asked_at``) before what is known already.
     """
-
-    def change(order: Order) -> Change | None:
-        fields = _news(order, report, at, asked_at)
-        if not fields:
-            return None
-        fields["reported_at"] = asked_at
-        detail: dict[str, str | int | None] = {"status": report.word}
-        detail |= {
-            name: value
-            for name in ("charge", "start_count", "remains", "runs", "posts")
-            if (value := getattr(report, name)) is not None
-        }
-        if "settled_at" in fields:
-            after = msgspec.structs.replace(order, **fields)
-            fields["poll_at"] = following.next(after, at)
-        return _become(order, Event("status", detail), at, fields)
-
-    return _kept(change)
-
-
-def _kept(change: Transition) -> Transition:
-    """Keep what a transition makes of an order, for who asks first if it changes anything."""
     of: Order | None = None
     made: Change | None = None
 
-    def kept(order: Order) -> Change | None:
+    def change(order: Order) -> Change | None:
         nonlocal of, made
-        if order is not of:
-            of, made = order, change(order)
+        if order is not of:  # else somebody has asked before if it changes anything
+            of, made = order, _reported(order, report, at, following, asked_at)
         return made
 
-    return kept
+    return change
+
+
+def _reported(
+    order: Order, report: Report, at: int, following: Following, asked_at: int
+) -> Change | None:
+    if not (fields := _news(order, report, at, asked_at)):
+        return None
+    names = ("charge", "start_count", "remains", "runs", "posts")
+    said = {name: getattr(report, name) for name in names}
+    heard = {name: value for name, value in said.items() if value is not None}
+    if "settled_at" in fields:
+        fields["poll_at"] = following.next(msgspec.structs.replace(order, **fields), at)
+    event = Event("status", {"status": report.word, **heard})
+    return _become(order, event, at, {**fields, "reported_at": asked_at})
 
 
 def _news(order: Order, report: Report, at: int, asked_at: int) -> dict[str, object]:
