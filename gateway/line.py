@@ -26,7 +26,7 @@ from gateway.gate import Gate
 from gateway.model import Action, Call
 from gateway.money import MILLION, Money
 from gateway.offload import apart, free
-from gateway.upstream import Upstream
+from gateway.upstream import LARGEST, Upstream
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -43,6 +43,9 @@ SECRET = 8
 """Letters from which on a key is one."""
 LARGE = 256 * 1024
 """Bytes of an answer that is read in a thread."""
+LONGEST = 2 * 1024 * 1024
+"""Bytes that an answer may have if it is no list of services; a status of 100 orders has a
+hundredth of that."""
 
 
 class Pause(msgspec.Struct):
@@ -293,7 +296,12 @@ class Line:
         ordered = call.action is Action.ADD
         try:
             answer = await self._upstream.post(
-                self._url, fields, key=self._key, timeout=self.timeout, not_after=not_after
+                self._url,
+                fields,
+                key=self._key,
+                timeout=self.timeout,
+                not_after=not_after,
+                at_most=LARGEST if call.action is Action.SERVICES else LONGEST,
             )
 
             def understood() -> T:

@@ -33,9 +33,9 @@ HEAD = 64 * 1024
 """Bytes that the status line and the headers of an answer may have."""
 
 LARGE = 1024 * 1024
-"""Bytes from which an answer is put together in a thread."""
+"""Bytes from which an answer is put together in a thread, and after which others have a turn."""
 
-SLICE = 4 * 1024
+SLICE = 1024
 """Bytes that are decompressed at once: zlib makes at most a thousand times as many of them."""
 
 IDLE = 3.0
@@ -47,6 +47,9 @@ UNWRITTEN = "unwritten"
 
 NOT_AFTER = "not_after"
 """The request extension that says, on the event loop's clock, when it is too late to be written."""
+
+AT_MOST = "at_most"
+"""The request extension that says how many bytes the answer may have."""
 
 _NEVER_SENT = (
     httpx.ConnectError,
@@ -90,6 +93,7 @@ class Upstream:
         key: str,
         timeout: float,  # noqa: ASYNC109 - what it means depends on how far the call has come
         not_after: float | None = None,
+        at_most: int = LARGEST,
     ) -> Answer:
         """Post ``fields`` and our ``key`` there as a form, and return whatever was answered.
 
@@ -103,6 +107,7 @@ class Upstream:
             timeout: seconds in all, from looking up the name to the last byte of the answer.
             not_after: on the event loop's clock, when it is too late to begin writing. A process
                 that was stopped for a while must not act on what it had decided before.
+            at_most: bytes that the answer may have.
 
         Raises:
             Unreachable: not a byte was written.
@@ -113,6 +118,7 @@ class Upstream:
             lambda: self._request(url, _form([*fields.items(), ("key", key)])),
             timeout,
             not_after,
+            at_most,
         )
 
     async def get(self, url: str, *, timeout: float) -> Answer:  # noqa: ASYNC109 - as above
@@ -121,18 +127,20 @@ class Upstream:
         def request() -> httpx.Request:
             return httpx.Request("GET", url, headers={"Accept-Encoding": "gzip"})
 
-        return await self._answered(request, timeout, None)
+        return await self._answered(request, timeout)
 
     async def _answered(
         self,
         make: Callable[[], httpx.Request],
         timeout: float,  # noqa: ASYNC109
-        not_after: float | None,
+        not_after: float | None = None,
+        at_most: int = LARGEST,
     ) -> Answer:
         request = None
         try:
             request = make()
             request.extensions[NOT_AFTER] = not_after
+            request.extensions[AT_MOST] = min(at_most, self._largest)
             in_time(request)
             async with asyncio.timeout(timeout):
                 return await self._exchange(request)
@@ -176,22 +184,23 @@ class Upstream:
             # All of it is there: nothing to read, nothing to close.
             return Answer(response.status_code, await _joined(stream.parts, stream.size))
         try:
-            return Answer(response.status_code, await self._body(response))
+            return Answer(response.status_code, await _body(response, request.extensions[AT_MOST]))
         finally:
             await response.aclose()
 
-    async def _body(self, response: httpx.Response) -> bytes:
-        coding = response.headers.get("content-encoding")
-        if coding is not None and "," in coding:
-            msg = "compressed more than once"  # each layer may multiply the size by a thousand
-            raise httpx.DecodingError(msg)
-        parts, size = [], 0
-        async for part in response.aiter_bytes():
-            size += len(part)
-            if size > self._largest:
-                raise httpx.ReadError(_too_large(self._largest))
-            parts.append(part)
-        return await _joined(parts, size)
+
+async def _body(response: httpx.Response, at_most: int) -> bytes:
+    coding = response.headers.get("content-encoding")
+    if coding is not None and "," in coding:
+        msg = "compressed more than once"  # each layer may multiply the size by a thousand
+        raise httpx.DecodingError(msg)
+    parts, size = [], 0
+    async for part in response.aiter_bytes():
+        size += len(part)
+        if size > at_most:
+            raise httpx.ReadError(_too_large(at_most))
+        parts.append(part)
+    return await _joined(parts, size)
 
 
 def _form(fields: Iterable[tuple[str, str]]) -> bytes:
@@ -257,7 +266,7 @@ class Wire(httpx.AsyncBaseTransport):
 
     Args:
         tls: how servers are checked; by default against the system's authorities.
-        largest: bytes of an answer, as it travels.
+        largest: bytes of an answer, as it travels, where the request does not say.
         idle: seconds that an unused connection is kept.
 
     Raises:
@@ -274,7 +283,7 @@ class Wire(httpx.AsyncBaseTransport):
         largest: int = LARGEST,
         idle: float = IDLE,
     ) -> None:
-        self.largest = largest
+        self._largest = largest
         self._tls = tls or ssl.create_default_context()
         self._patience = idle
         self.connections: set[_Connection] = set()
@@ -305,7 +314,9 @@ class Wire(httpx.AsyncBaseTransport):
             self.keep(connection)
             raise
         request.extensions[UNWRITTEN] = False
-        return await connection.exchange(b"".join(lines))
+        return await connection.exchange(
+            b"".join(lines), request.extensions.get(AT_MOST, self._largest)
+        )
 
     async def aclose(self) -> None:
         """Close every connection; calls under way fail, later ones are refused."""
@@ -404,10 +415,11 @@ class _Connection(asyncio.Protocol):
         """Close it now."""
         self._transport.abort()
 
-    async def exchange(self, request: bytes) -> httpx.Response:
-        """Write a request and return the answer to it."""
+    async def exchange(self, request: bytes, at_most: int) -> httpx.Response:
+        """Write a request and return the answer to it, which may have so many bytes."""
         waiter: asyncio.Future[httpx.Response] = asyncio.get_running_loop().create_future()
         self._waiter = waiter
+        self._at_most = at_most
         self._received = 0
         self._complete = False
         self._clear()
@@ -445,8 +457,15 @@ class _Connection(asyncio.Protocol):
             self._end(self._response())
         elif self._received > HEAD and not self._headed:
             self._end(httpx.RemoteProtocolError(f"the headers have more than {HEAD} bytes"))
-        elif self._received > HEAD + self._wire.largest:
-            self._end(httpx.ReadError(_too_large(self._wire.largest)))
+        elif self._received > HEAD + self._at_most:
+            self._end(httpx.ReadError(_too_large(self._at_most)))
+        elif self._received // LARGE > (self._received - len(data)) // LARGE:
+            self._transport.pause_reading()  # else all of it is read before anybody else has a turn
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.closing:
+            self._transport.resume_reading()
 
     def eof_received(self) -> None:
         if self._waiter is not None and self._headed and not self._delimited:

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from gateway.config import Provider
 from gateway.errors import CallFailed, Indeterminate, Rejected, Unreachable
-from gateway.line import LONGEST_REST, REST, TIRED
+from gateway.line import LONGEST, LONGEST_REST, REST, TIRED
 from gateway.model import Action, Call
 from gateway.money import Money
 from gateway.router import Router
@@ -504,3 +504,14 @@ async def test_a_line_has_the_owners_pace() -> None:
     await asyncio.gather(*(enter() for _ in range(6)))
 
     assert [0, 0, 1, 1, 2, 2] == times
+
+
+# --- how long an answer may be ------------------------------------------------------------
+
+
+async def test_an_answer_that_is_no_list_may_not_be_long() -> None:
+    far = Far()
+    far.answer = {"order": 7, "said": "x" * LONGEST}
+
+    with pytest.raises(Indeterminate, match="more than"):
+        await far.add()

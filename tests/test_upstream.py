@@ -7,6 +7,7 @@ httpx's own for comparison; where the two differ, the table says what may be exp
 import asyncio
 import contextlib
 import gzip
+import socket
 import ssl
 import time
 import tracemalloc
@@ -22,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 import wire
 from gateway.errors import CallFailed, Indeterminate, Unreachable
-from gateway.upstream import HEAD, UNWRITTEN, Answer, Upstream, Wire
+from gateway.upstream import HEAD, LARGE, UNWRITTEN, Answer, Upstream, Wire
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 KEY = "sk-0123&456=789"
@@ -67,8 +68,10 @@ def nothing_escapes_into_the_loop(caplog: pytest.LogCaptureFixture) -> Iterator[
 
 
 @contextlib.asynccontextmanager
-async def upstream_over(transport: httpx.AsyncBaseTransport) -> AsyncIterator[Upstream]:
-    upstream = Upstream(transport, largest=LARGEST)
+async def upstream_over(
+    transport: httpx.AsyncBaseTransport, largest: int = LARGEST
+) -> AsyncIterator[Upstream]:
+    upstream = Upstream(transport, largest=largest)
     try:
         yield upstream
     finally:
@@ -784,3 +787,31 @@ async def test_a_transport_says_when_it_begins_to_write() -> None:
     await transport.aclose()
 
     assert (True, False) == (before, request.extensions[UNWRITTEN])
+
+
+async def test_others_have_a_turn_while_a_long_answer_comes() -> None:
+    """Whatever is there would be read at once otherwise, and a flood is always there."""
+    length = 32 << 20
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def flood() -> None:
+            peer, _ = listening.accept()
+            with peer:
+                peer.recv(1 << 16)
+                peer.sendall(OK + b"Content-Length: %d\r\n\r\n" % length)
+                for _ in range(length >> 20):
+                    peer.sendall(bytes(1 << 20))
+
+        transport, most, before = Wire(), 0, 0
+        async with upstream_over(transport, 2 * length) as upstream:
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+            call = asyncio.create_task(upstream.post(url, {}, key=KEY, timeout=AMPLE))
+            server = asyncio.create_task(asyncio.to_thread(flood))
+            while not call.done():
+                received = sum(one._received for one in transport.connections)
+                most, before = max(most, received - before), received
+                await asyncio.sleep(0)
+            await server
+
+    assert length == len(call.result().body)
+    assert most <= LARGE + (1 << 18)
