@@ -51,21 +51,21 @@ class Pause(msgspec.Struct, frozen=True):
 
 def pauses(stage: Stage) -> Iterator[Result]:
     """Statuses and orders asked for, while catalogs, statuses and the file are taken up."""
-    rounds = 1 if stage.quick else ROUNDS
-    panel = stage.panels(services=ROWS)
+    rows, sold, rounds = (ROWS // 4, SOLD // 4, 1) if stage.quick else (ROWS, SOLD, ROUNDS)
+    panel = stage.panels(services=rows)
     names = ("panel", *(f"panel{number}" for number in range(1, CATALOGS)))
     url = stage.database("sqlite")
     keys = tuple(filled(url, 1, OPEN, due=0))
     plan = Plan(
         dict.fromkeys(names, panel),
-        services=SOLD,
+        services=sold,
         orders=OPEN,
         keys=keys,
         every=EVERY,
         log_level="debug",
     )
     with stage.gateway(plan, url) as gateway, ThreadPoolExecutor() as apart:
-        time.sleep(ROUND)  # what starting has left to do is another matter
+        time.sleep(ROUND / 2)  # what starting has left to do is another matter
         seen = gateway.log.stat().st_size
         status = [f"key={keys[0]}&action=status&order={order}" for order in range(1000, 2000)]
         add = [f"key={keys[0]}&action=add&{ORDER}"]
@@ -88,7 +88,7 @@ def pauses(stage: Stage) -> Iterator[Result]:
         taken_up = said.count(b"a changed file is in force")
         if taken_up != rounds:
             raise Trouble(f"{taken_up} of {rounds} changes of the file were taken up")
-    yield _found(_read(said), asked[0].rate, asked[1].rate)
+    yield _found(_read(said), rows, asked[0].rate, asked[1].rate)
 
 
 def _change(gateway: Gateway, plan: Plan, number: int) -> None:
@@ -103,11 +103,11 @@ def _read(said: bytes) -> list[Pause]:
     return sorted(found, key=lambda one: -one.ms)
 
 
-def _found(pauses: list[Pause], statuses: float, orders: float) -> Result:
+def _found(pauses: list[Pause], rows: int, statuses: float, orders: float) -> Result:
     most = NOTED * 1000  # shorter ones are not told of
     return Result(
         f"longest pause of the loop, {CLIENTS} clients of `status` and {CLIENTS} of `add`",
-        f"sync of {CATALOGS} × {ROWS:,}, polling, a change of the file",
+        f"sync of {CATALOGS} × {rows:,}, polling, a change of the file",
         (
             figure("ms", [max([most, *(one.ms for one in pauses)])], at_most(LONGEST)),
             figure(

@@ -17,7 +17,7 @@ def held(**fields: object) -> str:
 
 def found(*lines: str) -> Result:
     """Return the row that such a log gives."""
-    return pauses._found(pauses._read("\n".join(lines).encode()), 1.0, 1.0)
+    return pauses._found(pauses._read("\n".join(lines).encode()), 1, 1.0, 1.0)
 
 
 def test_the_longest_pause_is_the_figure_and_is_named_first() -> None:
