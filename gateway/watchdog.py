@@ -79,15 +79,15 @@ class _Watchdog:
     def _beat(self) -> None:
         now, spent = time.perf_counter(), time.thread_time()
         late, cpu = max(now - self._due, 0.0), spent - self._spent
-        loop_lag.observe(late)
-        if late >= NOTED:
-            self._tell(now, late, cpu)
         if cpu > BUSY * (now - self._at):
             self._busy_until = now + STAYS_BUSY
-        self._collected = 0.0
         seconds = OFTEN if now < self._busy_until else SELDOM
         self._at, self._spent, self._due = now, spent, now + seconds
         self._timer = self._loop.call_later(seconds, self._beat)
+        loop_lag.observe(late)
+        if late >= NOTED:
+            self._tell(now, late, cpu)
+        self._collected = 0.0
 
     def _tell(self, now: float, late: float, cpu: float) -> None:
         """Say how late the loop is and where it was, and what it computed since the last beat.
