@@ -5,6 +5,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -31,6 +32,7 @@ from gateway.limits import EXCHANGED, Limits
 from gateway.line import Line
 from gateway.listing import Listing
 from gateway.message import Answer, App, Head, Receive, Scope, Send
+from gateway.offload import soon
 from gateway.orders import Orders
 from gateway.router import Router
 from gateway.settings import Settings
@@ -289,7 +291,7 @@ class Running:
 
     async def _take_up(self) -> None:
         try:
-            config = await asyncio.to_thread(read_config, self._settings)
+            config = await soon(partial(read_config, self._settings))
         except ConfigError as error:
             self.problems = list(error.mistakes)
             for mistake in error.mistakes:

@@ -34,7 +34,12 @@ async def offload(work: Callable[[], T], size: int) -> T:
 
 async def answer(work: Callable[[], T], size: int) -> T:
     """Do some work that a customer waits for: apart if it is large, but behind no catalog."""
-    return work() if size <= SMALL else await apart(work, _answers)
+    return work() if size <= SMALL else await soon(work)
+
+
+async def soon(work: Callable[[], T]) -> T:
+    """Do some work apart that somebody waits for, behind no catalog."""
+    return await apart(work, _answers)
 
 
 async def apart(work: Callable[[], T], thread: Executor = _catalogs) -> T:

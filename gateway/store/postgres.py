@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 import asyncpg  # type: ignore[import-untyped]
 
 from gateway.errors import StoreUnavailable
+from gateway.offload import apart
 from gateway.store import Snapshot
 from gateway.store.postgres_archive import PostgresArchive
 from gateway.store.postgres_base import Look
@@ -311,7 +312,7 @@ class PostgresStore(
         def run(rows: Look) -> T:
             return look(PostgresSnapshot(rows))
 
-        return await self._apart(run, _WHOLE)
+        return await self._apart(run, long=True)
 
     async def _fetch(self, statement: str, *bindings: object, long: bool = False) -> list[Row]:
         async def work(db: Connection) -> list[Row]:
@@ -325,11 +326,13 @@ class PostgresStore(
     ) -> T:
         return await self._links.transact(work, LONG if long else None)
 
-    async def _apart(self, work: Callable[[Look], T], setting: str = _BEGIN_LOOK) -> T:
+    async def _apart(self, work: Callable[[Look], T], *, long: bool = False) -> T:
+        """Do some work on a snapshot; ``long``: of all there is, and others need not wait."""
+
         def run() -> T:
             with asyncio.Runner() as runner:
                 try:
-                    db = runner.run(self._links.connect(setting))
+                    db = runner.run(self._links.connect(_WHOLE if long else _BEGIN_LOOK))
                     try:
                         return work(_look(runner, db))
                     finally:
@@ -337,7 +340,7 @@ class PostgresStore(
                 except _DRIVERS as error:
                     raise _unavailable(error) from error
 
-        return await asyncio.to_thread(run)
+        return await (asyncio.to_thread(run) if long else apart(run))
 
 
 def _look(runner: asyncio.Runner, db: Connection) -> Look:

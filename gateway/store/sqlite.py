@@ -82,4 +82,4 @@ class SqliteStore(
             join(db, self._path)
             return look(SqliteSnapshot(db))
 
-        return await self._apart(run)
+        return await self._apart(run, long=True)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import apsw
 
 from gateway.errors import LeaseLost, StoreUnavailable
+from gateway.offload import apart
 from gateway.store import Lease
 from gateway.store.writer import Rehearsal, Writer, connect
 
@@ -47,7 +48,9 @@ class SqliteFile:
         except apsw.Error as error:
             raise StoreUnavailable(str(error)) from error
 
-    async def _apart(self, work: Callable[[apsw.Connection], T]) -> T:
+    async def _apart(self, work: Callable[[apsw.Connection], T], *, long: bool = False) -> T:
+        """Do some work on a snapshot; ``long``: it takes minutes, and others need not wait."""
+
         def run() -> T:
             with closing(connect(self._path)) as db:
                 try:
@@ -56,4 +59,6 @@ class SqliteFile:
                 except apsw.Error as error:
                     raise StoreUnavailable(str(error)) from error
 
-        return run() if isinstance(self._writer, Rehearsal) else await asyncio.to_thread(run)
+        if isinstance(self._writer, Rehearsal):
+            return run()
+        return await (asyncio.to_thread(run) if long else apart(run))
