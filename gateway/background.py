@@ -127,6 +127,7 @@ class Background:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()  # each leads back to us: a gateway and its file would outlive their use
         self._held.clear()
         try:
             await self._store.release(self._holder)

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import apsw
+import msgspec
+from msgspec import json
 
 from gateway.errors import LeaseLost, StoreUnavailable
 from gateway.offload import apart
 from gateway.store import Lease
+from gateway.store.rows import from_row
+from gateway.store.sqlite_rows import select_at_once
 from gateway.store.writer import Rehearsal, Writer, connect
 
 T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 def hold(db: apsw.Connection, lease: Lease | None) -> None:
@@ -47,6 +52,11 @@ class SqliteFile:
             return self._reader.execute(statement, tuple(bindings)).fetchall()
         except apsw.Error as error:
             raise StoreUnavailable(str(error)) from error
+
+    def _read_all(self, kind: type[S], table: str, where: str, *bindings: str | int) -> list[S]:
+        """Return things of a kind, on the event loop itself: so there should not be many."""
+        ((rows,),) = self._read(select_at_once(kind, table, where), bindings)
+        return [from_row(kind, row) for row in json.decode(rows)]
 
     async def _apart(self, work: Callable[[apsw.Connection], T], *, long: bool = False) -> T:
         """Do some work on a snapshot; ``long``: it takes minutes, and others need not wait."""

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import apsw
 import msgspec
+from msgspec import json
 
 from gateway.errors import ErrorText, StoreUnavailable
 from gateway.model import Cancel, Order, Refill, State, Transfer
@@ -23,6 +24,7 @@ _WORD = (
 )
 
 
+_AMONG = "id IN (SELECT value FROM json_each(?))"
 _ORDER_STANDS = "SELECT 1 FROM orders WHERE id = ?"
 
 
@@ -95,11 +97,9 @@ class SqliteOrders(SqliteFile):
 
     async def orders(self, ids: Sequence[int]) -> dict[int, Order]:
         """Return the orders that exist of these."""
-        found = {}
-        for order_id in ids:
-            for row in self._read(ORDER, (order_id,)):
-                found[order_id] = from_row(Order, row)
-        return found
+        found = self._read_all(Order, "orders", _AMONG, json.encode(ids).decode())
+        by_id = {order.id: order for order in found}
+        return {one: by_id[one] for one in ids if one in by_id}
 
     async def find_orders(self, wanted: Filter) -> list[Order]:
         """Return orders, newest first."""
@@ -172,8 +172,8 @@ class SqliteOrders(SqliteFile):
         return {str(row[0]) for row in rows}
 
     def _orders(self, where: str, *bindings: str | int, order: str, limit: int = -1) -> list[Order]:
-        statement = select(Order, "orders", where) + f" ORDER BY {order} LIMIT ?"
-        return [from_row(Order, row) for row in self._read(statement, (*bindings, limit))]
+        where = f"{where} ORDER BY {order} LIMIT ?"
+        return self._read_all(Order, "orders", where, *bindings, limit)
 
     async def cancels_wanted(self, limit: int) -> list[Order]:
         """Return placed orders whose cancel the provider has not heard yet."""
@@ -251,20 +251,14 @@ class SqliteOrders(SqliteFile):
 
     async def refills(self, ids: Sequence[int]) -> dict[int, Refill]:
         """Return the refills that exist of these."""
-        statement = select(Refill, "refills", "id = ?")
-        return {
-            refill_id: from_row(Refill, row)
-            for refill_id in ids
-            for row in self._read(statement, (refill_id,))
-        }
+        found = self._read_all(Refill, "refills", _AMONG, json.encode(ids).decode())
+        return {refill.id: refill for refill in found}
 
     async def refills_of(self, order: int) -> list[Refill]:
         """Return an order's refills, oldest first."""
-        statement = select(Refill, "refills", '"order" = ?') + " ORDER BY id"
-        return [from_row(Refill, row) for row in self._read(statement, (order,))]
+        return self._read_all(Refill, "refills", '"order" = ? ORDER BY id', order)
 
     async def due_refills(self, provider: str, now: int, limit: int) -> list[Refill]:
         """Return refills whose status is due."""
-        where = "provider = ? AND poll_at <= ?"
-        statement = select(Refill, "refills", where) + " ORDER BY poll_at LIMIT ?"
-        return [from_row(Refill, row) for row in self._read(statement, (provider, now, limit))]
+        where = "provider = ? AND poll_at <= ? ORDER BY poll_at LIMIT ?"
+        return self._read_all(Refill, "refills", where, provider, now, limit)
