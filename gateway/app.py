@@ -1,6 +1,7 @@
 """The composition root: opens everything, wires it, and returns the application."""
 
 import asyncio
+import gc
 import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -32,7 +33,7 @@ from gateway.limits import EXCHANGED, Limits
 from gateway.line import Line
 from gateway.listing import Listing
 from gateway.message import Answer, App, Head, Receive, Scope, Send
-from gateway.offload import soon
+from gateway.offload import gently, soon
 from gateway.orders import Orders
 from gateway.router import Router
 from gateway.settings import Settings
@@ -113,9 +114,7 @@ class Gateway:
     async def changed(self, config: Config) -> "Gateway":
         """Return a gateway by another file, over the same store, cache and wire."""
         parts = (self.store, self.cache, self.upstream, self.auth, self.now)
-        gateway = Gateway(config, *parts, before=self)
-        await gateway.shop.refresh()
-        return gateway
+        return await _refreshed(Gateway(config, *parts, before=self))
 
 
 def _open_cache(settings: Settings, pepper: bytes) -> Cache:
@@ -159,13 +158,18 @@ async def open_gateway(
     cache = _open_cache(settings, pepper)
     upstream = upstream or Upstream()
     try:
-        gateway = Gateway(config, store, cache, upstream, Auth(store, pepper), now)
-        await gateway.shop.refresh()
-        yield gateway
+        opening = _refreshed(Gateway(config, store, cache, upstream, Auth(store, pepper), now))
+        del config  # what has a name here would outlive a change of the file
+        yield await opening
     finally:
         await upstream.aclose()
         await cache.aclose()
         await store.close()
+
+
+async def _refreshed(gateway: Gateway) -> Gateway:
+    await gateway.shop.refresh()
+    return gateway
 
 
 def read_config(settings: Settings, text: str | None = None) -> Config:
@@ -290,18 +294,22 @@ class Running:
             await self.gateway.limits.exchange(self.gateway.cache)
 
     async def _take_up(self) -> None:
-        try:
-            config = await soon(partial(read_config, self._settings))
-        except ConfigError as error:
-            self.problems = list(error.mistakes)
-            for mistake in error.mistakes:
-                log.error("a changed file is not taken up", mistake=mistake)  # noqa: TRY400
-            return
-        self.problems = []
-        if config == self.gateway.config:
-            return
-        before = self.gateway
-        gateway = await before.changed(config)
+        with gently():
+            try:
+                config = await soon(partial(read_config, self._settings))
+            except ConfigError as error:
+                self.problems = list(error.mistakes)
+                for mistake in error.mistakes:
+                    log.error("a changed file is not taken up", mistake=mistake)  # noqa: TRY400
+                return
+            self.problems = []
+            if config == self.gateway.config:
+                return
+            before = self.gateway
+            gateway = await before.changed(config)
+            # The collector would look through a new file's services in one go. There is nothing in
+            # them for it: they go when the gateway goes that has them.
+            gc.freeze()
         await _keep(gateway)
         self.gateway = gateway
         gateway.listing.warm()
@@ -417,6 +425,7 @@ async def at_work(
         await store.close()
     async with open_gateway(config, settings) as gateway:
         running = Running(gateway, settings, problems, seen, work=work, changed=changed)
+        del config, gateway  # as in ``open_gateway``
         await running.start()
         with watching():
             yield running

@@ -1,7 +1,9 @@
 """What is for sale, at which rate, to whom: through the endpoint, and down to the provider."""
 
 import asyncio
+import gc
 import time
+import weakref
 from decimal import Decimal
 from pathlib import Path
 
@@ -263,6 +265,27 @@ async def test_a_gateway_that_starts_on_another_file_keeps_to_the_last_ones_rate
 
         assert 1_500_000 == shop.charge(shop.catalog.services[101], 1000, "")
         assert "1.90" == money.rate_text(shop.catalog.services[101].rate(""))
+
+
+async def test_a_replaced_file_goes_without_the_collector(tmp_path: Path) -> None:
+    """A file of thousands of services would wait for it otherwise, or stay for ever."""
+    file = tmp_path / "providers.yaml"
+    file.write_text(yaml())
+    (tmp_path / ".env").write_text("KEY=upstream-secret\n")
+    found = settings.load(config=file, database_url=f"sqlite:///{tmp_path / 'gateway.db'}")
+    async with at_work(found) as running:
+        gc.disable()
+        gateway = running.gateway
+        before = [weakref.ref(one) for one in (gateway, gateway.shop, gateway.background)]
+        del gateway
+        file.write_text(yaml(more="markup: 90%"))
+        await running._take_up()
+        await asyncio.wait(running._ending)
+        await asyncio.sleep(0)
+        left = [one() for one in before if one()]
+        gc.enable()
+
+    assert [] == left
 
 
 # --- never below cost -----------------------------------------------------------------------------

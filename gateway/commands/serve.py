@@ -56,6 +56,8 @@ class Served(Application):
 
 async def _say(send: Send, message: Message) -> None:
     """Say how it begins or ends; the message of a failure would be its traceback."""
+    if message["type"] == "lifespan.startup.complete":
+        settle_memory()
     error = sys.exc_info()[1]
     if isinstance(error, ConfigError | StoreUnavailable):
         message = {**message, "message": str(error)}
@@ -74,7 +76,6 @@ class Worker:
         logs.configure(self._settings.log_format, self._settings.log_level)
         application = Served(self._settings, background=self._background)
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-        settle_memory()
         return application
 
 
@@ -86,7 +87,7 @@ def _end_with(parent: int) -> None:
 
 
 def settle_memory() -> None:
-    """Spare the collector what start-up leaves behind: it lives as long as the process.
+    """Spare the collector what is there when all has started: it lives as long as the process.
 
     And have glibc give back what it is done with. By itself it keeps more the larger the pieces
     that it was once asked for, and a catalog is a large one.
@@ -142,7 +143,6 @@ def serve(
         # It starts a worker anew that has died or does not answer, and ends them in order.
         Multiprocess(options, sockets=[listening]).run()
         return
-    settle_memory()
     server = uvicorn.Server(options)
     # The server raises the signal that stopped it once more, when everything is closed.
     for number in (signal.SIGTERM, signal.SIGINT):
