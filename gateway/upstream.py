@@ -35,6 +35,9 @@ HEAD = 64 * 1024
 LARGE = 1024 * 1024
 """Bytes from which an answer is put together in a thread, and after which others have a turn."""
 
+TURN = 256 * 1024
+"""Bytes that are decompressed before others have a turn."""
+
 SLICE = 1024
 """Bytes that are decompressed at once: zlib makes at most a thousand times as many of them."""
 
@@ -194,12 +197,15 @@ async def _body(response: httpx.Response, at_most: int) -> bytes:
     if coding is not None and "," in coding:
         msg = "compressed more than once"  # each layer may multiply the size by a thousand
         raise httpx.DecodingError(msg)
-    parts, size = [], 0
+    parts, size, turns = [], 0, 0
     async for part in response.aiter_bytes():
         size += len(part)
         if size > at_most:
             raise httpx.ReadError(_too_large(at_most))
         parts.append(part)
+        if size // TURN > turns:  # decompressing a catalog must not hold up everybody else
+            turns = size // TURN
+            await asyncio.sleep(0)
     return await _joined(parts, size)
 
 
@@ -248,7 +254,6 @@ class _Whole(httpx.AsyncByteStream):
         for part in self.parts:
             for start in range(0, len(part), SLICE):
                 yield part[start : start + SLICE]
-                await asyncio.sleep(0)  # decompressing a catalog must not hold up everybody else
 
 
 class Wire(httpx.AsyncBaseTransport):

@@ -7,6 +7,7 @@ httpx's own for comparison; where the two differ, the table says what may be exp
 import asyncio
 import contextlib
 import gzip
+import random
 import socket
 import ssl
 import time
@@ -23,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 import wire
 from gateway.errors import CallFailed, Indeterminate, Unreachable
-from gateway.upstream import HEAD, LARGE, UNWRITTEN, Answer, Upstream, Wire
+from gateway.upstream import HEAD, LARGE, SLICE, TURN, UNWRITTEN, Answer, Upstream, Wire
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 KEY = "sk-0123&456=789"
@@ -815,3 +816,20 @@ async def test_others_have_a_turn_while_a_long_answer_comes() -> None:
 
     assert length == len(call.result().body)
     assert most <= LARGE + (1 << 18)
+
+
+async def test_a_compressed_answer_gives_turns_by_what_it_becomes() -> None:
+    """By what is sent, a catalog would wait for as many turns as it has KB, and never come."""
+    plain = random.Random(1).randbytes(1 << 20).hex().encode()
+    coded, turns = gzip.compress(plain, 1), 0
+    async with (
+        upstream_over(Wire(), 2 * len(plain)) as upstream,
+        wire.serve(says(OK + CODED % (b"gzip", len(coded), coded))) as server,
+    ):
+        call = asyncio.create_task(upstream.post(server.url, {}, key=KEY, timeout=AMPLE))
+        while not call.done():
+            turns += 1
+            await asyncio.sleep(0)
+
+    assert plain == call.result().body
+    assert len(plain) // TURN <= turns < len(coded) // SLICE // 2
