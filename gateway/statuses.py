@@ -4,7 +4,7 @@ Programs ask for the same orders again and again, often for a hundred at once, s
 it is put among others: as JSON, under its name.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -48,18 +48,21 @@ class Statuses:
                     for order in (await self._orders(missing)).values()
                     if order.customer == customer.id
                 }
+                await self._keep(customer, rows, changed)
             finally:
                 self._readers.remove(changed)
-            await self._cache.put(
-                {
-                    _key(customer.id, order): b'"%d":%b' % (order, row)
-                    for order, row in rows.items()
-                    if order not in changed  # what was read may be older than what is known
-                },
-                FRESH_FOR,
-            )
             found |= rows
         return found
+
+    async def _keep(
+        self, customer: Customer, rows: Mapping[int, bytes], changed: Container[int]
+    ) -> None:
+        """Remember rows, but none that has changed since it was read, or on its way there."""
+        kept = [order for order in rows if order not in changed]
+        named = {_key(customer.id, order): b'"%d":%b' % (order, rows[order]) for order in kept}
+        await self._cache.put(named, FRESH_FOR)
+        if late := [_key(customer.id, order) for order in kept if order in changed]:
+            await self._cache.drop(late)
 
     async def _orders(self, ids: Sequence[int]) -> dict[int, Order]:
         """Return orders, those in the archive too."""
