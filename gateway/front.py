@@ -120,6 +120,7 @@ class Connection(asyncio.Protocol):
         self._latest = None
         if self._between and b"pgrade" in data:
             data = _UPGRADE.sub(rb"\1x-\2", data)
+        self._unended += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -130,10 +131,8 @@ class Connection(asyncio.Protocol):
             self._refuse()
         if self._between or self._coming:
             self._unended = 0
-        else:
-            self._unended += len(data)
-            if self._unended > LARGEST_HEAD:
-                self._refuse()
+        elif self._unended > LARGEST_HEAD:
+            self._refuse()
 
     def _refuse(self) -> None:
         """Say that this is no HTTP, after the answers to what was."""
@@ -202,7 +201,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """End a request."""
-        self._between = True
+        self._between, self._unended = True, 0
         if self._coming:
             self._coming.whole()
             self._coming = None

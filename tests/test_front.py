@@ -258,6 +258,14 @@ async def test_answers_keep_the_order_of_the_requests() -> None:
     assert said.index(b"b'first'") < said.index(b"b'again'")
 
 
+async def test_a_packet_that_ends_in_a_head_is_not_all_of_that_head() -> None:
+    many = ASK + AGAIN * 3000
+    assert LARGEST_HEAD < len(many)
+    said, _ = await written(Connection, Direct(), [many + AGAIN[:9], AGAIN[9:]])
+
+    assert 3002 == said.count(b"HTTP/1.1 200 OK")
+
+
 async def test_an_answer_is_one_write() -> None:
     options = uvicorn.Config(echo, log_config=None, lifespan="off")
     options.load()
