@@ -197,7 +197,7 @@ class Writer(Commits):
     def __init__(self, db: apsw.Connection) -> None:
         super().__init__(db)
         self._waiting: queue.SimpleQueue[list[Waiting]] = queue.SimpleQueue()
-        self._gathered: list[Waiting] = []  # in this turn of the loop
+        self._gathered: dict[asyncio.AbstractEventLoop, list[Waiting]] = {}  # in its turn
         self._left: list[Waiting] = []  # for the thread's next commit
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
@@ -212,21 +212,22 @@ class Writer(Commits):
             return future
         # Each time that the thread is woken, it takes the interpreter from everybody else: once
         # in a turn of the loop is enough.
-        if not self._gathered:
-            loop.call_soon(self._hand_over)
-        self._gathered.append((operation, future))
+        if loop not in self._gathered:
+            self._gathered[loop] = []
+            loop.call_soon(self._hand_over, loop)
+        self._gathered[loop].append((operation, future))
         return future
 
-    def _hand_over(self) -> None:
-        gathered, self._gathered = self._gathered, []
-        if gathered:
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        if gathered := self._gathered.pop(loop, None):
             self._waiting.put(gathered)
 
     async def close(self) -> None:
         """Commit what is waiting, and end the thread."""
         if not self._closed:
             self._closed = True
-            self._hand_over()
+            for loop in tuple(self._gathered):
+                self._hand_over(loop)
             self._waiting.put([])
             await asyncio.to_thread(self._thread.join)
             self._db.close()
