@@ -166,11 +166,14 @@ class Endpoint:
         """Do what a customer asks for, if he may from here and now."""
         customer = asked.customer
         if customer.addresses and not welcome(customer, address):
-            log.warning("a key was used from elsewhere", customer=customer.id, address=address)
-            return error(ErrorText.INVALID_KEY)
+            return self._turned_away(customer, address)
         if seconds := self._limits.customer_waits(customer):
             return too_many(seconds)
         return act(asked)
+
+    async def _turned_away(self, customer: Customer, address: str) -> Answer:
+        log.warning("a key was used from elsewhere", customer=customer.id, address=address)
+        return error(ErrorText.INVALID_KEY)
 
     async def _introduced(
         self, act: Act, key: str, address: str, params: Mapping[str, str], head: Head

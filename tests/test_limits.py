@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+import structlog
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
@@ -328,6 +329,16 @@ async def test_a_key_used_from_elsewhere_is_no_key(tmp_path: Path) -> None:
         } == answers
         wrong = await ask(one, limits(), AWAY, key="wrong")
         assert wrong.content == (await ask(one, limits(), "203.0.113.8")).content
+
+
+async def test_a_key_used_from_elsewhere_is_logged_with_its_request(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        await limit(one, addresses=("203.0.113.7/32",))
+        for _ in range(2):  # first the key is not known yet
+            structlog.contextvars.clear_contextvars()
+            await ask(one, limits(), "203.0.113.8")
+
+            assert {"request_id", "customer"} == structlog.contextvars.get_contextvars().keys()
 
 
 async def test_a_stranger_does_not_use_up_what_a_key_may_ask(tmp_path: Path) -> None:
