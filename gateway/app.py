@@ -38,6 +38,7 @@ from gateway.orders import Orders
 from gateway.router import Router
 from gateway.settings import Settings
 from gateway.settle import Settler
+from gateway.statuses import Statuses
 from gateway.store import Store
 from gateway.store.sqlite import SqliteStore
 from gateway.sync import Sync
@@ -96,8 +97,10 @@ class Gateway:
         )
         self.aloft: Aloft = before.aloft if before else Aloft()
         self.orders = Orders(store, self.router, self.shop, promises, following, now, self.aloft)
+        # Who reads for the file before is told, too, of what changes meanwhile.
+        self.statuses: Statuses = before.statuses if before else Statuses(store, cache)
         self.follow = Follow(
-            store, self.router, self.shop, cache, following, promises.answer_within, now
+            store, self.router, self.shop, self.statuses, following, promises.answer_within, now
         )
         self.settler = Settler(store, self.router, self.follow, config.providers, following, now)
         self.background = Background(

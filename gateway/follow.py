@@ -12,7 +12,6 @@ import msgspec
 import structlog
 
 from gateway import metrics, money, transitions
-from gateway.cache import Cache
 from gateway.catalog import Shop
 from gateway.errors import ErrorText, Fault, StoreUnavailable, Unreachable
 from gateway.model import (
@@ -54,7 +53,7 @@ class Follow:
         store: Store,
         router: Router,
         shop: Shop,
-        cache: Cache,
+        statuses: Statuses,
         following: Following,
         answer_within: float,
         now: Callable[[], int],
@@ -62,7 +61,7 @@ class Follow:
         self._store = store
         self._router = router
         self._shop = shop
-        self.statuses = Statuses(store, cache)
+        self.statuses = statuses
         self._following = following
         self._answer_within = answer_within
         self._now = now

@@ -14,11 +14,12 @@ from build import AT, placement
 from gateway import transitions
 from gateway.cache import MemoryCache
 from gateway.cache_shared import RedisCache
-from gateway.model import Order
+from gateway.model import Order, Status
 from gateway.statuses import Statuses
 from gateway.store import Step, Store
 from gateway.store.sqlite import SqliteStore
 from redistmp import redis
+from world import world
 
 DELAY = 0.1
 
@@ -115,3 +116,25 @@ async def test_a_row_that_changed_while_it_was_on_its_way_to_redis_is_not_kept(
     await store.close()
 
     assert "Completed" == msgspec.json.decode(found[one.id])["status"]
+
+
+async def test_a_row_that_changed_while_the_owners_file_was_read_anew_is_not_kept(
+    tmp_path: Path,
+) -> None:
+    """Who reads for the gateway before is told of what the gateway after it writes."""
+    async with world(tmp_path) as w:
+        one = (await w.add())["order"]
+        before = w.gateway.follow.statuses
+        slow = Slow(w.gateway.store)
+        before._store = cast(Store, slow)
+        reading = asyncio.create_task(before.read(w.customer, [one]))
+        await slow.read.wait()
+        gateway = await w.gateway.changed(w.gateway.config)
+        change = transitions.reported(build.report(), w.clock(), build.FOLLOWING, w.clock())
+        await gateway.follow.advance([Step(one, change)])
+        assert Status.COMPLETED is (await w.order(one)).status
+        slow.back.set()
+        await reading
+        (row,) = (await gateway.follow.statuses.read(w.customer, [one])).values()
+
+    assert "Completed" == msgspec.json.decode(row)["status"]
