@@ -156,9 +156,9 @@ def sent_by_two() -> AbstractContextManager[None]:
 def sent_too_late() -> AbstractContextManager[None]:
     """A process that was stopped for a while goes on to send what was settled meanwhile."""
 
-    def entered(honest: Callable[[Line], Place]) -> object:
-        def enter(line: Line) -> Place:
-            place = honest(line)
+    def entered(honest: Callable[[Line, float], Place]) -> object:
+        def enter(line: Line, at: float) -> Place:
+            place = honest(line, at)
             place.not_after, place.nor_after = inf, 1 << 62
             return place
 
