@@ -1273,6 +1273,21 @@ async def test_a_file_of_a_newer_program_is_refused(tmp_path: Path) -> None:
     db.close()
 
 
+async def test_what_has_changed_stays_known_to_a_newer_program(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    with apsw.Connection(str(path)) as db:
+        for number, statements in migrations()[:9]:
+            db.execute(statements)
+            db.pragma("user_version", number)
+        rows = [("alpha", "1", AT, "rate", "1", "2"), ("beta", "", AT + 1, "first", "", "9")]
+        db.executemany("INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?)", rows)
+    db.close()
+    store = await SqliteStore.open(path)
+
+    assert rows[::-1] == [msgspec.structs.astuple(one) for one in await store.changes(AT)]
+    await store.close()
+
+
 async def test_the_file_is_written_so_that_a_commit_lasts(file: SqliteStore) -> None:
     """A commit waits for the disk, in a log beside the file."""
     db = file._writer._db

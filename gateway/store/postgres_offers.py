@@ -42,7 +42,7 @@ _HOLD = f"""
 _CHANGE = types(OfferChange)
 _REMEMBER = f"""
     INSERT INTO changes ({listed(tuple(_CHANGE))}) SELECT * FROM {{new}}
-    ON CONFLICT (provider, offer, at, kind) DO UPDATE SET
+    ON CONFLICT (at, provider, offer, kind) DO UPDATE SET
     before = excluded.before, after = excluded.after
 """
 _FOR_SALE = (

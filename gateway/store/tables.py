@@ -12,7 +12,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "offers": ("provider", "id"),
     "editions": ("provider",),
     "quarantine": ("provider", "offer"),
-    "changes": ("provider", "offer", "at", "kind"),
+    "changes": ("at", "provider", "offer", "kind"),
     "sightings": ("provider",),
     "readings": ("provider", "asked_at"),
     "configurations": ("id",),
