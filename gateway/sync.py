@@ -2,11 +2,13 @@
 
 import asyncio
 from array import array
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from gateway import firewall
 from gateway.cache import CATALOG, Cache
@@ -53,11 +55,34 @@ class Seen(msgspec.Struct, frozen=True):
     Attributes:
         edition: theirs in the store then.
         digests: of each that was there, so that only what differs needs to be read back.
+        others: the same of all but the rates, so that of most others only those need to be.
 
     """
 
     edition: int
     digests: "array[int]"
+    others: "array[int]"
+
+
+class Sifted(msgspec.Struct, frozen=True):
+    """A list by what was there before; the digests are of what is the same.
+
+    Attributes:
+        same: the ids of what was there just so.
+        rated: what was there at another rate, by id.
+        fresh: all that was not there just so.
+
+    """
+
+    same: set[str]
+    rated: dict[str, Offer]
+    fresh: list[Offer]
+    digests: "array[int]"
+    others: "array[int]"
+
+
+FREE = Decimal(0)
+NOTHING = Seen(UNFINISHED, array("q"), array("q"))
 
 
 class Sync:
@@ -164,35 +189,55 @@ class Sync:
         now = self._now()
         since = (await self._store.editions()).get(provider, UNFINISHED)
         seen = self._seen.get(provider)
-        before = seen.digests if seen and seen.edition == since else array("q")
-        same, fresh, digests = await offload(lambda: sift(offers, set(before)), len(offers))
-        known: dict[str, tuple[Offer, int | None]] = {}
-        if fresh or not before or len(same) < len(before):
-            known = await self._store.known_offers(provider, same)
+        before = seen if seen and seen.edition == since else NOTHING
+        sifted = await offload(lambda: sift(offers, before), len(offers))
+        known = await self._known(provider, sifted, len(offers), len(before.digests))
         waiting = {one.offer: one for one in await self._store.held(provider)}
         rules = self._rules(provider)
-        there = len(before) or sum(gone_at is None for _, gone_at in known.values())
+        there = len(before.digests) or sum(gone_at is None for _, gone_at in known.values())
         if reason := firewall.disbelief(there, offers):
             await self._disbelieve(provider, reason, len(offers), waiting.get(""), now, under)
 
         def judged() -> tuple[list[Held], list[Difference]]:
-            found = firewall.judge(provider, known, fresh, waiting, rules, now)
-            first = not before and not known
-            digests.extend([hash(offer) for offer in found.offers])  # steps, not one for all
+            found = firewall.judge(provider, known, sifted.fresh, waiting, rules, now)
+            first = not before.digests and not known
+            for offer in found.offers:  # steps, not one for all
+                digest, other = digests(offer)
+                sifted.digests.append(digest)
+                sifted.others.append(other)
             return found.held, compare(provider, known, found.offers, now, first=first)
 
-        held, differences = await offload(judged, len(fresh) + len(known))
+        held, differences = await offload(judged, len(sifted.fresh) + len(known))
         edition = await self._store.save_offers(
             provider, differences, now, under, held=held, since=since
         )
         if edition != UNFINISHED:
-            self._seen[provider] = Seen(edition, digests)
+            self._seen[provider] = Seen(edition, sifted.digests, sifted.others)
         await self._store.sight([Sighting(provider, synced_at=now, offers=len(offers), trouble="")])
         await let_go(differences)
         await let_go(known)
         undecided = [one for one in held if one.decision is Decision.NONE]
         _tell(provider, [one for one in undecided if one.at == now])
         return undecided
+
+    async def _known(
+        self, provider: str, sifted: Sifted, listed: int, before: int
+    ) -> dict[str, tuple[Offer, int | None]]:
+        """Return what is known of all that is not the same, also of what is gone."""
+        rates = await self._store.rates(provider) if sifted.rated else {}
+
+        def at_their_rates() -> dict[str, tuple[Offer, int | None]]:
+            return {
+                one: (replace(offer, rate=Decimal(rates[one])), None)
+                for one, offer in sifted.rated.items()
+                if one in rates
+            }
+
+        known = await offload(at_their_rates, len(rates))
+        but = sifted.same | known.keys()
+        if not before or len(but) < max(listed, before):
+            known |= await self._store.known_offers(provider, but)
+        return known
 
     def _rules(self, provider: str) -> Rules:
         of_all, its_own = self._config, self._config.providers[provider]
@@ -223,24 +268,30 @@ class Sync:
         raise Indeterminate(msg)
 
 
-def sift(
-    offers: Sequence[Offer], before: Collection[int]
-) -> tuple[set[str], list[Offer], "array[int]"]:
-    """Return the ids of what was there before just so, all else, and the digests of the former.
+def digests(offer: Offer) -> tuple[int, int]:
+    """Return a row's digest, and that of all but its rate.
 
-    A digest is a row's hash, which nobody outside this process can know, or aim at.
+    A digest is a hash, which nobody outside this process can know, or aim at.
     """
-    same: set[str] = set()
-    fresh: list[Offer] = []
-    digests = array("q")
+    other = hash(replace(offer, rate=FREE))
+    return hash((other, str(offer.rate))), other  # a number's own hash takes thrice as long
+
+
+def sift(offers: Sequence[Offer], before: Seen) -> Sifted:
+    """Take a list apart by what was there before."""
+    found = Sifted(set(), {}, [], array("q"), array("q"))
+    just_so, others = set(before.digests), set(before.others)
     for offer in offers:
-        digest = hash(offer)
-        if digest in before:
-            same.add(offer.id)
-            digests.append(digest)
-        else:
-            fresh.append(offer)
-    return same, fresh, digests
+        digest, other = digests(offer)
+        if digest in just_so:
+            found.same.add(offer.id)
+            found.digests.append(digest)
+            found.others.append(other)
+            continue
+        found.fresh.append(offer)
+        if other in others:
+            found.rated[offer.id] = offer
+    return found
 
 
 def _tell(provider: str, fresh: Sequence[Held]) -> None:

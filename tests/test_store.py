@@ -865,6 +865,18 @@ async def test_a_paused_offer_is_not_for_sale_and_the_edition_says_so(store: Sto
     assert ["resumed", "paused"] == [one.kind for one in await store.changes(AT + 1)]
 
 
+async def test_the_rates_of_all_that_is_not_gone_are_told(store: Store) -> None:
+    likes, views = build.offer("1"), build.offer("2", rate="0.10")
+    await build.listed(store, "alpha", [likes, views], AT, held=[held(likes, paused=True)])
+    await build.listed(store, "beta", [views], AT)
+
+    assert {"1": "0.90", "2": "0.10"} == await store.rates("alpha")
+
+    await build.listed(store, "alpha", [likes], AT + 1)
+
+    assert {"1": "0.90"} == await store.rates("alpha")
+
+
 async def test_an_accepted_change_is_in_force_at_once_and_remembered(store: Store) -> None:
     likes = build.offer("1")
     dearer = msgspec.structs.replace(likes, rate=Decimal("9.90"))

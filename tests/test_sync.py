@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import json
 import random
+from array import array
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,7 @@ from gateway.errors import CallFailed
 from gateway.model import Decision, Held, Offer
 from gateway.settings import Settings
 from gateway.store.offers import compare
-from gateway.sync import AT_ONCE
+from gateway.sync import AT_ONCE, NOTHING, Seen, digests, sift
 from gateway.upstream import Upstream
 from wire import LIMIT, Peer, Talk, serve
 from world import ROWS, YAML, Form, Panel, World, world
@@ -230,6 +231,44 @@ async def test_what_has_changed_since_the_last_list_is_found_row_by_row(tmp_path
         kinds = [(row.offer, row.kind) for row in await one.gateway.store.changes(0)]
         assert [("4", "rate"), ("5", "back"), ("6", "gone")] == sorted(kinds[:3])
         assert [("4", "rate"), ("5", "gone"), ("6", "new")] == sorted(kinds[3:6])
+
+
+async def test_other_rates_are_compared_with_those_of_the_last_list(tmp_path: Path) -> None:
+    """Night after night, among rows that are otherwise in more, gone, or as they were."""
+    async with world(tmp_path, KEEP, p=Panel(services=MANY)) as one:
+        await now_lists(one, *(row | {"rate": "0.95"} for row in MANY))
+        found = [row | {"rate": "1.00"} for row in MANY[:3]]
+        found[1]["rate"], found[2]["max"] = "9.00", "77"
+        held = await now_lists(one, *found, MANY[3] | {"rate": "0.95"})
+
+        assert ["its rate was 0.95 and is 9.00"] == [row.reason for row in held]
+        kinds = [
+            (row.offer, row.kind, row.before, row.after)
+            for row in await one.gateway.store.changes(one.clock())
+        ]
+        assert [
+            ("1", "rate", "0.95", "1.00"),
+            ("3", "max", "10000", "77"),
+            ("3", "rate", "0.95", "1.00"),
+            ("5", "gone", "0.95", ""),
+        ] == kinds
+        rates = {"1": "1.00", "2": "0.95", "3": "1.00", "4": "0.95"}
+        assert rates == await one.gateway.store.rates("p")
+        assert held == await now_lists(one, *found, MANY[3] | {"rate": "0.95"})
+        assert [] == await one.gateway.store.changes(one.clock())
+
+
+def test_a_list_is_taken_apart_by_what_was_there_before() -> None:
+    """A row at another rate is told from one that is otherwise in anything else, too."""
+    first = [build.offer(str(number)) for number in range(4)]
+    all_new = sift(first, NOTHING)
+    seen = Seen(1, *(array("q", both) for both in zip(*map(digests, first), strict=True)))
+    rated, renamed = build.offer("1", rate="1"), build.offer("2", "Views", "1")
+    found = sift([first[0], rated, renamed], seen)
+
+    assert (set(), {}, first) == (all_new.same, all_new.rated, all_new.fresh)
+    assert ({"0"}, {"1": rated}, [rated, renamed]) == (found.same, found.rated, found.fresh)
+    assert (seen.digests[:1], seen.others[:1]) == (found.digests, found.others)
 
 
 async def test_what_somebody_else_has_taken_up_meanwhile_is_not_mistaken_for_the_last_list(

@@ -60,6 +60,10 @@ class Offers(Protocol):
         """Return all that a provider has ever offered, by its ids, but for some."""
         ...
 
+    async def rates(self, provider: str) -> dict[str, str]:
+        """Return the rates of all that a provider offers, by its ids, as they are written."""
+        ...
+
     async def edition(self) -> int:
         """Return a number that grows whenever offers change."""
         ...

@@ -54,6 +54,7 @@ _KEEP = """
     INSERT INTO exchange_rates (currency, rate, at) SELECT currency, rate, at FROM {new}
     ON CONFLICT (currency) DO UPDATE SET rate = excluded.rate, at = excluded.at
 """
+_OFFERED_AT = "SELECT id, rate FROM offers WHERE provider = $1 AND gone_at IS NULL"
 _EDITION = "SELECT edition FROM editions WHERE provider = $1"
 _PAUSED = "SELECT offer FROM quarantine WHERE provider = $1 AND paused"
 _DECIDED = {"provider": "text", "offer": "text", "offered": "text", "services": "bigint"}
@@ -138,6 +139,12 @@ class PostgresOffers(PostgresBase):
         """Return all that a provider has ever offered, but for some."""
         return await self._apart(
             lambda look: known_rows(look(_select("provider = $1"), provider), but).get(provider, {})
+        )
+
+    async def rates(self, provider: str) -> dict[str, str]:
+        """Return the rates of all that a provider offers."""
+        return await self._apart(
+            lambda look: {str(one): str(rate) for one, rate in look(_OFFERED_AT, provider)}
         )
 
     async def edition(self) -> int:

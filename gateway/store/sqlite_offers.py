@@ -41,6 +41,7 @@ _FOR_SALE = (
     "WHERE held.provider = offers.provider AND held.offer = offers.id AND held.paused)"
 )
 _RATES = "SELECT currency, rate, at FROM exchange_rates"
+_OFFERED_AT = "SELECT id, rate FROM offers WHERE provider = ? AND gone_at IS NULL"
 _EDITION = "SELECT edition FROM editions WHERE provider = ?"
 _AMONG = "id IN (SELECT value FROM json_each(?))"
 _PAUSED = "SELECT offer FROM quarantine WHERE provider = ? AND paused"
@@ -107,6 +108,10 @@ class SqliteOffers(SqliteFile):
         return await self._apart(
             lambda db: _offers(db, "provider = ?", provider, but=but).get(provider, {})
         )
+
+    async def rates(self, provider: str) -> dict[str, str]:
+        """Return the rates of all that a provider offers."""
+        return await self._apart(lambda db: dict(db.execute(_OFFERED_AT, (provider,))))
 
     async def edition(self) -> int:
         """Return a number that grows whenever offers change."""
