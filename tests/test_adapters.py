@@ -762,6 +762,43 @@ def test_a_long_list_is_read_like_a_short_one(wrap: str, between: str) -> None:
     assert [row] * 1000 == (found["data"] if isinstance(found, dict) else found)
 
 
+ODD_ROWS: list[Any] = [
+    ROW_OF_ANY | {"min": 1, "max": 2},
+    {"service": "a1", "name": " x ", "rate": "$1,200.50", "min": "5.9", "max": 7, "refill": "yes"},
+    {"service": 2, "name": "x", "rate": 1, "min": 1, "max": 2, "desc": " ", "description": 3},
+    {"service": 3, "name": ["x"], "rate": "1", "min": 1, "max": 2},
+    {"service": 4, "name": "x", "rate": [], "min": 1, "max": 2},
+    {"service": 5, "name": "x", "rate": True, "min": 1, "max": 2},
+    {"service": 6, "name": "x", "rate": "1", "min": None, "max": 2},
+    {"service": 7, "name": "x", "rate": "1", "min": 1},
+    {"service": 0, "name": "x", "rate": "1", "min": 1, "max": 2, "type": 8},
+    {"name": "x"},
+    {},
+]
+
+
+@pytest.mark.parametrize("others", [[], [7], [{"service": 1, "name": {"a": {}}}]], ids=repr)
+@pytest.mark.parametrize("wrap", ["{}", '{{"services": {}}}'])
+def test_each_service_in_a_long_list_is_read_as_alone(wrap: str, others: list[Any]) -> None:
+    """Whatever it says, between small rows and large ones."""
+    rows = [*ODD_ROWS, *(row | {"other": "x" * wild.PIECE} for row in ODD_ROWS), *ODD_ROWS * 100]
+    rows += others
+    body = wrap.format(json.dumps(rows, separators=(",", ":")))
+    assert len(body) > wild.LARGE
+    found = wild.parse(body.encode(), services=True)
+
+    alone = [_read(wild.parse(json.dumps(row).encode())) for row in rows]
+    assert alone == [_read(row) for row in shapes.listed(found)]
+    assert "3" in {one.description for one in alone if isinstance(one, Offer)}
+
+
+def _read(row: wild.Wild) -> Offer | str:
+    try:
+        return shapes.offer(row)
+    except ValueError as misfit:
+        return str(misfit)
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -171,12 +171,13 @@ class ApiV2:
         return answer
 
     def _parse(self, action: Action, body: bytes) -> Wild:
+        services = action is Action.SERVICES
         try:
-            return wild.parse(body)
+            return wild.parse(body, services=services)
         except ValueError as wrong:
             for text in self._mended(action, body):
                 try:
-                    return wild.parse(text)
+                    return wild.parse(text, services=services)
                 except ValueError:
                     continue
             raise Indeterminate(str(wrong)) from None

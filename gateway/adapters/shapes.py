@@ -4,16 +4,13 @@ Panels of this family wrap, name and order the same facts differently. These fun
 shapes that are met; what a fact means is the reader's, in ``api_v2``.
 """
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
 
 from gateway.adapters import wild
-from gateway.adapters.wild import Wild
+from gateway.adapters.wild import Row, Wild
 from gateway.errors import Indeterminate
 from gateway.model import Action, Call, Offer
 from gateway.order_types import fold
-
-T = TypeVar("T")
 
 _NOTHING = "emptydata"  # SmartPanel's answer where others give an empty list
 
@@ -88,27 +85,45 @@ def _named(call: Call, answer: list[Wild]) -> dict[str, Wild]:
     return rows
 
 
+_NEEDED: Mapping[str, tuple[Callable[[Wild], object], str]] = {
+    "service": (wild.identity, "an id"),
+    "name": (wild.text, "a name"),
+    "rate": (wild.rate, "a rate"),
+    "min": (wild.count, "a count"),
+    "max": (wild.count, "a count"),
+}
+"""What every service has, how it is read, and what is said of anything else."""
+
+
 def offer(row: Wild) -> Offer:
     """Read one service; ``ValueError`` names the place in the row that does not fit."""
-    if not isinstance(row, dict):
+    if isinstance(row, dict):
+        row = Row.of(row)
+    if not isinstance(row, Row):
         raise ValueError(f": a map was expected, not {wild.show(row)}")  # noqa: TRY004 - a row that does not fit, like any other
+    one, name, rate = wild.identity(row.service), wild.text(row.name), wild.rate(row.rate)
+    least, most = wild.count(row.min), wild.count(row.max)
+    if not one or not name or rate is None or least is None or most is None:
+        raise ValueError(_misfit(row))
     return Offer(
-        id=_fit(row, "service", wild.identity, "an id"),
-        name=_fit(row, "name", wild.text, "a name"),
-        type=wild.text(row.get("type")) or "Default",
-        category=wild.text(row.get("category")),
-        rate=_fit(row, "rate", wild.rate, "a rate"),
-        min=_fit(row, "min", wild.count, "a count"),
-        max=_fit(row, "max", wild.count, "a count"),
-        refill=wild.flag(row.get("refill")),
-        cancel=wild.flag(row.get("cancel")),
-        dripfeed=wild.flag(row.get("dripfeed")),
-        description=wild.text(row.get("desc")) or wild.text(row.get("description")),
+        one,
+        name,
+        wild.text(row.type) or "Default",
+        wild.text(row.category),
+        rate,
+        least,
+        most,
+        wild.flag(row.refill),
+        wild.flag(row.cancel),
+        wild.flag(row.dripfeed),
+        wild.text(row.desc) or wild.text(row.description),
     )
 
 
-def _fit(row: dict[str, Wild], name: str, read: Callable[[Wild], T | None], what: str) -> T:
-    value = read(row.get(name))
-    if value is None or value == "":
-        raise ValueError(f".{name}: {wild.show(row.get(name))} is not {what}")
-    return value
+def _misfit(row: Row) -> str:
+    said = ((name, getattr(row, name), *needed) for name, needed in _NEEDED.items())
+    return next(
+        f".{name}: {wild.show(value)} is not {what}"
+        for name, value, read, what in said
+        if read(value) in (None, "")
+    )

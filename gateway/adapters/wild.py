@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from functools import lru_cache, wraps
-from typing import TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -20,8 +20,34 @@ from gateway.order_types import fold
 T = TypeVar("T")
 
 # A string, since the alias names itself and the ``type`` statement is younger than Python 3.11.
-Wild: TypeAlias = "bool | int | Decimal | str | list[Wild] | dict[str, Wild] | None"
+Wild: TypeAlias = "bool | int | Decimal | str | list[Wild] | dict[str, Wild] | Row | None"
 """A JSON value of a provider, before anybody has looked at it."""
+
+
+class Row(msgspec.Struct, gc=False):
+    """A map of a long list of services: what is looked for in it, ``None`` where it is not there.
+
+    There may be a hundred thousand of them, and reading maps would take twice the time.
+    """
+
+    service: Any = None
+    name: Any = None
+    type: Any = None
+    category: Any = None
+    rate: Any = None
+    min: Any = None
+    max: Any = None
+    refill: Any = None
+    cancel: Any = None
+    dripfeed: Any = None
+    desc: Any = None
+    description: Any = None
+
+    @classmethod
+    def of(cls, row: "dict[str, Wild]") -> "Row":
+        """Return what is looked for of a map."""
+        return cls(*map(row.get, cls.__struct_fields__))
+
 
 BOM = b"\xef\xbb\xbf"
 LARGE = 256 * 1024
@@ -35,7 +61,7 @@ MOST_ROWS = 200_000
 ODDEST = 16 * 1024 * 1024
 """Bytes of the largest answer that is read at once, whatever its shape."""
 _DECODER: "msgspec.json.Decoder[Wild]" = msgspec.json.Decoder(float_hook=Decimal)
-
+_ROWS = msgspec.json.Decoder(list[Row], float_hook=Decimal)
 _MAP: "msgspec.json.Decoder[dict[str, msgspec.Raw]]" = msgspec.json.Decoder(dict[str, msgspec.Raw])
 # A map without another one in it.
 _ROW = re.compile(rb'\s*+(\{(?:[^{}"]++|"(?:[^"\\]++|\\.)*+")*+\})', re.DOTALL)
@@ -72,28 +98,32 @@ DEAREST = 10**15
 mistakes still fit into an account."""
 
 
-def parse(body: bytes) -> Wild:
-    """Read one JSON value, floats as exact decimals; ``ValueError`` says why when it is none."""
+def parse(body: bytes, *, services: bool = False) -> Wild:
+    """Read one JSON value, floats as exact decimals; ``ValueError`` says why when it is none.
+
+    ``services``: of the maps in a long list nothing is looked for but what ``Row`` has.
+    """
     try:
-        return _decoded(body.removeprefix(BOM))
+        return _decoded(body.removeprefix(BOM), _ROWS if services else _DECODER)
     except (ValueError, ArithmeticError, RecursionError) as wrong:
         raise ValueError(f"not JSON: {wrong}") from None
 
 
-def _decoded(body: bytes) -> Wild:
+def _decoded(body: bytes, decoder: "msgspec.json.Decoder[Any]") -> Wild:
     if len(body) <= LARGE:
         return _DECODER.decode(body)
     if body[:1] == b"{" and len(body) <= ODDEST:
-        return {name: _listed(bytes(value)) for name, value in _MAP.decode(body).items()}
-    return _listed(body)
+        found = _MAP.decode(body).items()
+        return {name: _listed(bytes(value), decoder) for name, value in found}
+    return _listed(body, decoder)
 
 
-def _listed(body: bytes) -> Wild:
+def _listed(body: bytes, decoder: "msgspec.json.Decoder[Any]") -> Wild:
     """Read a long list of flat maps, one after the other; anything else at once."""
     rows: list[Wild] = []
     at = 1
     while len(body) > LARGE and body[:1] == b"[":
-        end = _piece(body, at, rows) or _row(body, at, rows)
+        end = _piece(body, at, rows, decoder) or _row(body, at, rows, decoder)
         found = _NEXT.match(body, end) if end else None
         if found is None:
             break
@@ -109,22 +139,22 @@ def _listed(body: bytes) -> Wild:
     return _DECODER.decode(body)
 
 
-def _piece(body: bytes, at: int, rows: list[Wild]) -> int:
+def _piece(body: bytes, at: int, rows: list[Wild], decoder: "msgspec.json.Decoder[Any]") -> int:
     """Read some rows at once; returns where they end, 0 when that is in the middle of one."""
     end = body.rfind(b"}", at, at + PIECE) + 1
     try:
-        rows += cast("list[Wild]", _DECODER.decode(b"[%b]" % body[at:end])) if end else []
+        rows += decoder.decode(b"[%b]" % body[at:end]) if end else []
     except ValueError:
         return 0
     return end
 
 
-def _row(body: bytes, at: int, rows: list[Wild]) -> int:
+def _row(body: bytes, at: int, rows: list[Wild], decoder: "msgspec.json.Decoder[Any]") -> int:
     """Read one flat row; returns where it ends, 0 when there is none."""
     found = _ROW.match(body, at, at + LARGEST_ROW)
     if found is None:
         return 0
-    rows.append(_DECODER.decode(found[1]))
+    rows += decoder.decode(b"[%b]" % found[1])
     return found.end()
 
 
@@ -214,11 +244,13 @@ def _millionths(value: Wild, rounding: str) -> int | None:
     return micros if abs(micros) <= MOST else None
 
 
-@_known
 def flag(value: Wild) -> bool | None:
     """Read ``true``, ``1``, ``"1"``, ``"true"`` and their opposites; else ``None``."""
-    if isinstance(value, bool):
-        return value
+    return value if value is None or isinstance(value, bool) else _flag(value)
+
+
+@_known
+def _flag(value: Wild) -> bool | None:
     word = _word(value)
     if word in _YES:
         return True
