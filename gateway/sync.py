@@ -2,9 +2,10 @@
 
 import asyncio
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
+from itertools import chain
 
 import msgspec
 import structlog
@@ -49,40 +50,62 @@ class Synced(msgspec.Struct, frozen=True):
     held: Sequence[Held]
 
 
+class Digests(msgspec.Struct, frozen=True):
+    """The digests of rows, by which they are known again; nobody else can know, or aim at them.
+
+    Attributes:
+        rows: of each row.
+        others: of all but the rate of each.
+
+    """
+
+    rows: "array[int]"
+    others: "array[int]"
+
+    @classmethod
+    def of(cls, offers: Iterable[Offer]) -> "Digests":
+        """Return the digests of rows."""
+        found = cls(array("q"), array("q"))
+        for offer in offers:  # steps, not one for all
+            other = hash(replace(offer, rate=FREE))
+            found.others.append(other)
+            # A number's own hash takes three times as long.
+            found.rows.append(hash((other, str(offer.rate))))
+        return found
+
+
 class Seen(msgspec.Struct, frozen=True):
     """What a provider's offers were when its list was last taken up.
 
     Attributes:
         edition: theirs in the store then.
-        digests: of each that was there, so that only what differs needs to be read back.
-        others: the same of all but the rates, so that of most others only those need to be.
+        digests: of all that was there, so that only what differs needs to be read back.
 
     """
 
     edition: int
-    digests: "array[int]"
-    others: "array[int]"
+    digests: Digests
 
 
 class Sifted(msgspec.Struct, frozen=True):
-    """A list by what was there before; the digests are of what is the same.
+    """A list by what was there before.
 
     Attributes:
         same: the ids of what was there just so.
         rated: what was there at another rate, by id.
         fresh: all that was not there just so.
+        digests: of the whole list.
 
     """
 
     same: set[str]
     rated: dict[str, Offer]
     fresh: list[Offer]
-    digests: "array[int]"
-    others: "array[int]"
+    digests: Digests
 
 
 FREE = Decimal(0)
-NOTHING = Seen(UNFINISHED, array("q"), array("q"))
+NOTHING = Digests(array("q"), array("q"))
 
 
 class Sync:
@@ -189,30 +212,30 @@ class Sync:
         now = self._now()
         since = (await self._store.editions()).get(provider, UNFINISHED)
         seen = self._seen.get(provider)
-        before = seen if seen and seen.edition == since else NOTHING
+        before = seen.digests if seen and seen.edition == since else NOTHING
         sifted = await offload(lambda: sift(offers, before), len(offers))
-        known = await self._known(provider, sifted, len(offers), len(before.digests))
+        known = await self._known(provider, sifted, len(offers), len(before.rows))
         waiting = {one.offer: one for one in await self._store.held(provider)}
         rules = self._rules(provider)
-        there = len(before.digests) or sum(gone_at is None for _, gone_at in known.values())
+        there = len(before.rows) or sum(gone_at is None for _, gone_at in known.values())
         if reason := firewall.disbelief(there, offers):
             await self._disbelieve(provider, reason, len(offers), waiting.get(""), now, under)
 
-        def judged() -> tuple[list[Held], list[Difference]]:
+        def judged() -> tuple[list[Held], list[Difference], Digests]:
             found = firewall.judge(provider, known, sifted.fresh, waiting, rules, now)
-            first = not before.digests and not known
-            for offer in found.offers:  # steps, not one for all
-                digest, other = digests(offer)
-                sifted.digests.append(digest)
-                sifted.others.append(other)
-            return found.held, compare(provider, known, found.offers, now, first=first)
+            digests = sifted.digests
+            if found.held:  # then it is not the list that is in force
+                same = (offer for offer in offers if offer.id in sifted.same)
+                digests = Digests.of(chain(same, found.offers))
+            first = not before.rows and not known
+            return found.held, compare(provider, known, found.offers, now, first=first), digests
 
-        held, differences = await offload(judged, len(sifted.fresh) + len(known))
+        held, differences, digests = await offload(judged, len(sifted.fresh) + len(known))
         edition = await self._store.save_offers(
             provider, differences, now, under, held=held, since=since
         )
         if edition != UNFINISHED:
-            self._seen[provider] = Seen(edition, sifted.digests, sifted.others)
+            self._seen[provider] = Seen(edition, digests)
         await self._store.sight([Sighting(provider, synced_at=now, offers=len(offers), trouble="")])
         await let_go(differences)
         await let_go(known)
@@ -268,25 +291,13 @@ class Sync:
         raise Indeterminate(msg)
 
 
-def digests(offer: Offer) -> tuple[int, int]:
-    """Return a row's digest, and that of all but its rate.
-
-    A digest is a hash, which nobody outside this process can know, or aim at.
-    """
-    other = hash(replace(offer, rate=FREE))
-    return hash((other, str(offer.rate))), other  # a number's own hash takes thrice as long
-
-
-def sift(offers: Sequence[Offer], before: Seen) -> Sifted:
+def sift(offers: Sequence[Offer], before: Digests) -> Sifted:
     """Take a list apart by what was there before."""
-    found = Sifted(set(), {}, [], array("q"), array("q"))
-    just_so, others = set(before.digests), set(before.others)
-    for offer in offers:
-        digest, other = digests(offer)
-        if digest in just_so:
+    found = Sifted(set(), {}, [], Digests.of(offers))
+    rows, others = set(before.rows), set(before.others)
+    for offer, row, other in zip(offers, found.digests.rows, found.digests.others, strict=True):
+        if row in rows:
             found.same.add(offer.id)
-            found.digests.append(digest)
-            found.others.append(other)
             continue
         found.fresh.append(offer)
         if other in others:

@@ -5,7 +5,6 @@ import contextlib
 import gzip
 import json
 import random
-from array import array
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +21,7 @@ from gateway.errors import CallFailed
 from gateway.model import Decision, Held, Offer
 from gateway.settings import Settings
 from gateway.store.offers import compare
-from gateway.sync import AT_ONCE, NOTHING, Seen, digests, sift
+from gateway.sync import AT_ONCE, NOTHING, Digests, sift
 from gateway.upstream import Upstream
 from wire import LIMIT, Peer, Talk, serve
 from world import ROWS, YAML, Form, Panel, World, world
@@ -262,13 +261,12 @@ def test_a_list_is_taken_apart_by_what_was_there_before() -> None:
     """A row at another rate is told from one that is otherwise in anything else, too."""
     first = [build.offer(str(number)) for number in range(4)]
     all_new = sift(first, NOTHING)
-    seen = Seen(1, *(array("q", both) for both in zip(*map(digests, first), strict=True)))
     rated, renamed = build.offer("1", rate="1"), build.offer("2", "Views", "1")
-    found = sift([first[0], rated, renamed], seen)
+    found = sift([first[0], rated, renamed], all_new.digests)
 
     assert (set(), {}, first) == (all_new.same, all_new.rated, all_new.fresh)
     assert ({"0"}, {"1": rated}, [rated, renamed]) == (found.same, found.rated, found.fresh)
-    assert (seen.digests[:1], seen.others[:1]) == (found.digests, found.others)
+    assert Digests.of([first[0], rated, renamed]) == found.digests
 
 
 async def test_what_somebody_else_has_taken_up_meanwhile_is_not_mistaken_for_the_last_list(

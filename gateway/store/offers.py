@@ -156,17 +156,14 @@ def compare(
     """
     if first and offers:  # nobody needs to be told of each
         told = OfferChange(provider, "", at, "first", after=str(len(offers)))
-        every = sorted(offers, key=attrgetter("id"))
+        in_order = sorted(offers, key=attrgetter("id"))
         return [
             Difference(offer.id, offer, [] if number else [told])
-            for number, offer in enumerate(every)
+            for number, offer in enumerate(in_order)
         ]
     new = {offer.id for offer in offers}
-    found = [
-        difference(provider, was, offer, at)
-        for offer in offers
-        if (was := known.get(offer.id)) != (offer, None)
-    ]
+    every = (difference(provider, known.get(offer.id), offer, at) for offer in offers)
+    found = [one for one in every if one.changes]
     for one, (old, gone_at) in known.items():
         if one in new or gone_at is not None:
             continue
@@ -190,6 +187,8 @@ def difference(
     elif old.rate != offer.rate and replace(old, rate=offer.rate) == offer:  # as most often
         rates = _digits(old.rate), _digits(offer.rate)
         return Difference(offer.id, offer, [OfferChange(provider, offer.id, at, "rate", *rates)])
+    elif old == offer:
+        return Difference(offer.id, offer, [])
     for name, was, now in zip(columns(Offer), astuple(old), astuple(offer), strict=True):
         if was != now:
             changes.append(OfferChange(provider, offer.id, at, name, _text(was), _text(now)))
