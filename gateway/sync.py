@@ -251,9 +251,9 @@ class Sync:
 
         def at_their_rates() -> dict[str, tuple[Offer, int | None]]:
             return {
-                one: (replace(offer, rate=Decimal(rates[one])), None)
-                for one, offer in sifted.rated.items()
-                if one in rates
+                one: (replace(offer, rate=Decimal(rate)), None)
+                for one, rate in rates.items()
+                if (offer := sifted.rated.get(one))
             }
 
         known = await offload(at_their_rates, len(rates))

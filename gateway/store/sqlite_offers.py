@@ -41,7 +41,7 @@ _FOR_SALE = (
     "WHERE held.provider = offers.provider AND held.offer = offers.id AND held.paused)"
 )
 _RATES = "SELECT currency, rate, at FROM exchange_rates"
-_OFFERED_AT = "SELECT id, rate FROM offers WHERE provider = ? AND gone_at IS NULL"
+_OFFERED_AT = "SELECT id, rate FROM offers WHERE provider = ? AND gone_at IS NULL ORDER BY id"
 _EDITION = "SELECT edition FROM editions WHERE provider = ?"
 _AMONG = "id IN (SELECT value FROM json_each(?))"
 _PAUSED = "SELECT offer FROM quarantine WHERE provider = ? AND paused"
