@@ -183,6 +183,7 @@ class Follow:
         written = await self._store.add_refills(
             [
                 Refill(
+                    id=0,
                     order=order.id,
                     customer=order.customer,
                     provider=order.provider,

@@ -222,7 +222,7 @@ class Cancel(StrEnum):
     ASKED = "asked"  # taken by the provider; the outcome arrives as a status
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Order(msgspec.Struct, frozen=True, gc=False):
     """An order, all that is known of it. Money is a function of this, see ``ledger``.
 
     Attributes:
@@ -249,8 +249,6 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     """
 
-    id: int = 0
-    version: int = 0
     customer: int
     service: int
     type: str
@@ -258,6 +256,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     size: int
     charge: int
     currency: str
+    id: int = 0
+    version: int = 0
     state: State = State.SENDING
     provider: str = ""
     route: str = ""
@@ -311,17 +311,18 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     version: int = 0
 
 
-class Refill(msgspec.Struct, frozen=True, kw_only=True):
+class Refill(msgspec.Struct, frozen=True):
     """A refill that a customer asked for.
 
     Attributes:
+        id: 0 until the store gives it one.
         upstream_id: the provider's refill id; empty where its dialect has none, and while the
             provider has not answered.
         poll_at: when to ask for its status next; ``None``: there is nothing more to ask.
 
     """
 
-    id: int = 0
+    id: int
     order: int
     customer: int
     provider: str
@@ -331,7 +332,7 @@ class Refill(msgspec.Struct, frozen=True, kw_only=True):
     poll_at: int | None = None
 
 
-class Customer(msgspec.Struct, frozen=True, kw_only=True):
+class Customer(msgspec.Struct, frozen=True):
     """Somebody who holds one of our keys; the key itself is kept nowhere.
 
     Attributes:

@@ -60,7 +60,7 @@ async def filled(store: Store) -> list[int]:
     refilled = await settled(store, ann, 8)
     await store.claim_due("alpha", LATER, 100, lambda _: None)
     await store.add_refills(
-        [Refill(order=refilled.id, customer=ann, provider="alpha", created_at=AT)], since=AT
+        [Refill(id=0, order=refilled.id, customer=ann, provider="alpha", created_at=AT)], since=AT
     )
     await settled(store, ann, 9)  # somebody still asks for it
     await order(store, placement(ann))  # under way
@@ -128,7 +128,7 @@ async def test_an_order_that_has_just_been_archived_gets_no_refill(url: str) -> 
     store = await open_store(url)
     (first, *_) = await filled(store)
     await archive(store)
-    late = Refill(order=first, customer=1, provider="alpha", created_at=AT)
+    late = Refill(id=0, order=first, customer=1, provider="alpha", created_at=AT)
 
     with pytest.raises(StoreUnavailable):
         await store.add_refills([late], since=AT)

@@ -78,7 +78,7 @@ async def fill(url: str) -> None:
     steps.append(transitions.reported(done, AT + 1, FOLLOWING))
     for step in steps:
         await store.advance([Step(first.id, step)])
-    refill = Refill(order=first.id, customer=ann.id, provider="alpha", created_at=AT)
+    refill = Refill(id=0, order=first.id, customer=ann.id, provider="alpha", created_at=AT)
     await store.add_refills([refill], since=AT)
     offer = Offer("1", "Likes", "Default", "Some", rate=Decimal("0.9"), min=1, max=9)
     await build.listed(store, "alpha", [offer], AT)

@@ -696,7 +696,7 @@ async def test_refills_are_written_found_and_followed(store: Store) -> None:
     """A refill gets our id, is found by it and by its order, and is due when it says."""
     ann = await customer(store, credit=MILLION)
     placed = await order(store, placement(ann.id))
-    asked = Refill(order=placed.id, customer=ann.id, provider="alpha", created_at=AT)
+    asked = Refill(id=0, order=placed.id, customer=ann.id, provider="alpha", created_at=AT)
     [(first, _)] = await store.add_refills([asked], since=AT)
     [(second, _)] = await store.add_refills([asked], since=AT + 1)
     known = msgspec.structs.replace(
@@ -718,7 +718,7 @@ async def test_a_refill_under_way_answers_for_its_repeats(store: Store) -> None:
     """Eight at once are one; when it has ended, or is too old, there may be another."""
     ann = await customer(store, credit=MILLION)
     placed = await order(store, placement(ann.id))
-    asked = Refill(order=placed.id, customer=ann.id, provider="alpha", created_at=AT)
+    asked = Refill(id=0, order=placed.id, customer=ann.id, provider="alpha", created_at=AT)
     written = await asyncio.gather(*(store.add_refills([asked], since=AT) for _ in range(8)))
 
     assert [1] * 8 == [refill.id for [(refill, _)] in written]

@@ -49,11 +49,14 @@ def to_row(thing: msgspec.Struct) -> list[Value]:
 
 def from_row(kind: type[T], row: Sequence[Any]) -> T:
     """Return the thing that a whole row keeps."""
-    fields: dict[str, Any] = dict(zip(columns(kind), row, strict=True))
-    for name, read in _read(kind):
-        if (value := fields[name]) is not None:
-            fields[name] = read(value)
-    return kind(**fields)
+    values = list(row)
+    if len(values) != len(columns(kind)):
+        msg = f"a row of {len(values)} columns is no {kind.__name__}"
+        raise ValueError(msg)
+    for at, read in _read(kind):
+        if (value := values[at]) is not None:
+            values[at] = read(value)
+    return kind(*values)  # by position: by name it takes as long as all else of a row
 
 
 def changed(before: T, after: T) -> dict[str, Value]:
@@ -77,10 +80,11 @@ def _written(kind: type[msgspec.Struct]) -> list[tuple[int, str]]:
 
 
 @cache
-def _read(kind: type[msgspec.Struct]) -> list[tuple[str, Callable[[Any], Any]]]:
+def _read(kind: type[msgspec.Struct]) -> list[tuple[int, Callable[[Any], Any]]]:
     """Return what makes our values of those columns that hold something else."""
-    readers = ((name, _reader(name, hint)) for name, hint in get_type_hints(kind).items())
-    return [(name, read) for name, read in readers if read]
+    hints = get_type_hints(kind)
+    readers = ((at, _reader(name, hints[name])) for at, name in enumerate(columns(kind)))
+    return [(at, read) for at, read in readers if read]
 
 
 def _reader(name: str, hint: Any) -> Callable[[Any], Any] | None:  # noqa: ANN401  # any type
