@@ -26,6 +26,8 @@ NAMED = order_form.KNOWN | {
     *("order", "orders", "refill", "refills"),
 }
 """Parameters that mean something; of any other it does not matter what it holds."""
+IDS = frozenset({"order", "orders", "refill", "refills", "ids"})
+"""Those that hold ids, with commas between them."""
 MOST_DIGITS = 100
 _BOM = b"\xef\xbb\xbf"
 _SPACE = " \t\r\n"
@@ -139,7 +141,7 @@ def _digits(value: Decimal) -> str:
 
 def _joined(name: str, values: Iterable[str]) -> str:
     """Join a list as API v2 writes it: ids by commas, everything else line by line."""
-    return ("," if name in {"order", "orders", "refill", "refills"} else "\n").join(values)
+    return ("," if name in IDS else "\n").join(values)
 
 
 def _multipart(content_type: str, body: bytes) -> dict[str, str]:
