@@ -91,7 +91,7 @@ def ids(rows: list[dict[str, Any]]) -> list[int]:
 NOTHING = {
     "ok": True,
     **{kind: [] for kind in ("mistakes", "warnings", "added", "gone", "dearer", "cheaper")},
-    **{kind: [] for kind in ("renamed", "at_a_loss", "customers")},
+    **{kind: [] for kind in ("renamed", "rerouted", "at_a_loss", "customers")},
     "tiers": {"added": [], "gone": [], "changed": []},
 }
 
@@ -162,6 +162,15 @@ def test_another_name_is_told(run: Run) -> None:
     plan = told(run, IN_FORCE.replace("name: One", "name: First"))
 
     assert [{"service": 1, "before": "One", "after": "First"}] == plan["renamed"]
+
+
+def test_another_route_is_told(run: Run) -> None:
+    """Customers who order by this id may mean another thing."""
+    plan = told(run, IN_FORCE.replace("routes: [p/1]", "routes: [p/2]"))
+    (found,) = plan["rerouted"]
+
+    assert (1, ["Default", "p/1"]) == (found["service"], found["before"])
+    assert "p/2" == found["after"][-1]
 
 
 # --- what is refused --------------------------------------------------------------------------

@@ -56,6 +56,7 @@ class Changes(msgspec.Struct):
     Attributes:
         ok: it can be taken up as it is.
         renamed: services with another name; some clients know them by it.
+        rerouted: services with other routes, or of another type: customers may mean another thing.
         at_a_loss: price groups that would pay less for a service than its first route costs.
         customers: those who would pay other rates, or whose price group there is no more.
 
@@ -69,6 +70,7 @@ class Changes(msgspec.Struct):
     dearer: list[dict[str, object]] = []
     cheaper: list[dict[str, object]] = []
     renamed: list[dict[str, object]] = []
+    rerouted: list[dict[str, object]] = []
     at_a_loss: list[dict[str, object]] = []
     tiers: dict[str, list[str | None]] = {}
     customers: list[dict[str, object]] = []
@@ -180,6 +182,15 @@ def compare(old: Selling, new: Selling, customers: Sequence[Customer]) -> Change
             continue
         if was.name != service.name:
             changes.renamed.append({"service": number, "before": was.name, "after": service.name})
+        if (routes := _routes(was)) != _routes(service) or was.type.name != service.type.name:
+            changes.rerouted.append(
+                {
+                    "service": number,
+                    "name": service.name,
+                    "before": [was.type.name, *routes],
+                    "after": [service.type.name, *_routes(service)],
+                }
+            )
         rates = [(tier, was.rate(tier), service.rate(tier)) for tier in groups]
         risen = [one for one in rates if one[2] > one[1]]
         fallen = [one for one in rates if one[2] < one[1]]
@@ -207,12 +218,16 @@ def compare(old: Selling, new: Selling, customers: Sequence[Customer]) -> Change
     return changes
 
 
+def _routes(service: Service) -> list[str]:
+    return [f"{route.provider}/{route.offer.id}" for route in service.routes]
+
+
 def _row(service: Service) -> dict[str, object]:
     return {
         "service": service.id,
         "name": service.name,
         "category": service.category,
-        "routes": [f"{route.provider}/{route.offer.id}" for route in service.routes],
+        "routes": _routes(service),
         "rates": [
             {"tier": tier or None, "rate": rate_text(service.rate(tier))} for tier in service.prices
         ],
@@ -257,6 +272,7 @@ def _show(changes: Changes, name: str) -> None:
     for title in ("dearer", "cheaper"):
         _table(title, ("service", "name", "rates"), getattr(changes, title))
     _table("renamed", ("service", "before", "after"), changes.renamed)
+    _table("rerouted", ("service", "name", "before", "after"), changes.rerouted)
     columns = ("service", "name", "tier", "rate", "cost", "provider", "sold")
     _table("at a loss", columns, changes.at_a_loss)
     tiers = [
@@ -266,7 +282,8 @@ def _show(changes: Changes, name: str) -> None:
     ]
     _table("tiers", ("tier", "what"), tiers)
     _table("customers", ("customer", "tier", "dearer", "cheaper", "tier_gone"), changes.customers)
-    if not any((changes.added, changes.gone, changes.dearer, changes.cheaper, changes.renamed)):
+    moved = changes.dearer, changes.cheaper, changes.renamed, changes.rerouted
+    if not any((changes.added, changes.gone, *moved)):
         out.print(f"{name}: every service and every rate stays as it is", markup=False)
 
 
