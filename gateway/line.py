@@ -182,7 +182,8 @@ class Line:
             return "it has to answer one order before it gets another"
         reserved = self.reserved + cost - (admitted.cost if admitted else 0)
         if self.purse is not None and self.purse < reserved:
-            return "our balance there is too small"
+            refused = "it refused our account, and no balance was seen since"
+            return refused if self._need else "our balance there is too small"
         if self.max_unsettled is not None and self.unsettled + reserved > self.max_unsettled:
             return "its unsettled orders have reached max_unsettled"
         return ""
