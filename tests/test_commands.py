@@ -333,6 +333,57 @@ def test_a_placed_order_that_its_provider_denies_can_be_ended(run: Run, tmp_path
     assert "it may be there twice" in " ".join(sent_again.output.split())
 
 
+def test_an_id_that_the_provider_denies_is_not_taken_for_an_orders(
+    run: Run, tmp_path: Path
+) -> None:
+    """It was mistyped; where nobody can be asked, the owner's word is enough."""
+    run("customer", "add", "alice", "--credit", "5")
+    asyncio.run(_two_orders())
+    with answering(tmp_path, {"error": "Incorrect order ID"}):
+        denied = run("order", "settle", "1", "--upstream", "99999")
+    shown = parsed(run("order", "show", "1", "--json"))
+    unheard = run("order", "settle", "1", "--upstream", "8", "--json")
+
+    assert (1, True) == (denied.exit_code, "p has no order 99999" in denied.output)
+    assert "unknown" == shown["state"]
+    assert "8" == parsed(unheard)["upstream_id"]
+    assert "p could not be asked for 8" in unheard.stderr
+
+
+def test_commands_go_by_the_last_good_file_as_serving_does(run: Run, tmp_path: Path) -> None:
+    """A key must be locked also while the owner is in the middle of writing his file."""
+    run("customer", "add", "alice", "--credit", "5")
+    asyncio.run(_kept(YAML))
+    (tmp_path / "providers.yaml").write_text(YAML + "\tbroken")
+    disabled = run("customer", "disable", "alice", "--json")
+
+    assert parsed(disabled)["disabled"]
+    assert "providers.yaml:" in disabled.stderr
+    assert "the last good file is in force" in disabled.stderr
+    assert 1 == run("check").exit_code
+
+
+async def _kept(text: str) -> None:
+    """Have a gateway served by this file once."""
+    store = await SqliteStore.open(Path("gateway.db"))
+    await store.keep_configuration(text, 1)
+    await store.close()
+
+
+def test_without_a_good_file_no_database_is_made(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "providers.yaml").write_text("nonsense")
+
+    assert 1 == run("audit").exit_code
+    assert not (tmp_path / "gateway.db").exists()
+
+
+def test_a_new_database_is_said_to_be_one(run: Run) -> None:
+    """From another folder it is another one, and an audit of nothing adds up."""
+    said = "a new database: sqlite:///gateway.db"
+
+    assert [True, False] == [said in run("audit").stderr for _ in range(2)]
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [

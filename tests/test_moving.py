@@ -319,9 +319,16 @@ def house(tmp_path: Path) -> str:
     return url
 
 
+def test_a_backup_needs_a_folder_that_is_there(house: str, tmp_path: Path) -> None:
+    refused = gateway(house, "store", "backup", "nowhere/saved.backup")
+
+    assert (2, True) == (refused.returncode, "there is no folder nowhere" in refused.stderr)
+
+
 def test_a_backup_is_one_file_that_can_be_restored(house: str, tmp_path: Path) -> None:
     saved = gateway(house, "store", "backup", "saved.backup")
     assert (0, "") == (saved.returncode, saved.stderr)
+    assert "saved.backup" in saved.stdout.split()
     assert {"gateway.db", "providers.yaml", "saved.backup"} == {
         one.name for one in tmp_path.iterdir()
     }

@@ -5,12 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.app import announce, open_gateway, read_config
+from gateway.app import announce, open_gateway
 from gateway.cache import CATALOG
 from gateway.commands.terminal import (
     Json,
     command,
     fail,
+    in_force,
     load_settings,
     moment,
     now,
@@ -174,7 +175,7 @@ async def show(
 ) -> None:
     """Show a service with its routes, what they cost, and what is left of each group's rate."""
     found = load_settings()
-    config = read_config(found)
+    config = await in_force(found)
     async with open_gateway(config, found) as gateway:
         one = gateway.shop.catalog.services.get(service)
         if one is None:

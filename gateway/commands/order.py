@@ -7,11 +7,13 @@ import typer
 
 from gateway import ledger, transitions
 from gateway import settle as settle_
-from gateway.app import open_gateway, read_config
+from gateway.app import open_gateway
 from gateway.commands.terminal import (
     Json,
     command,
+    err,
     fail,
+    in_force,
     load_settings,
     moment,
     now,
@@ -23,7 +25,7 @@ from gateway.commands.terminal import (
 )
 from gateway.commands.terminal import since as since_
 from gateway.config import Config
-from gateway.errors import Fault
+from gateway.errors import CallFailed, Fault
 from gateway.evidence import Finding, Verdict
 from gateway.model import Cancel, Event, Order, Refusal, Report, State, Status, Transfer
 from gateway.money import text
@@ -280,6 +282,8 @@ async def settle(
             fail(f"order {order_id} had no provider when it was backed up; say --not-placed", 1)
         its_id = "" if placed else upstream
         words = await _denial(config, order) if denied else ""
+        if upstream is not None:
+            await _see_that_it_is_known(config, order.provider, upstream)
         following = _following(config)
         change = transitions.settled(its_id, now(), following, why=words, denied=denied)
         await _step(store, config, order_id, change, json=json)
@@ -292,19 +296,37 @@ async def _denial(config: Config, order: Order) -> str:
     """
     if not order.upstream_id or order.provider not in config.providers:
         return ""
-    upstream = Upstream()
-    try:
-        router = Router(config.providers, upstream, now)
-        found = await router.status(order.provider, [order.upstream_id])
-    finally:
-        await upstream.aclose()
-    said = found.get(order.upstream_id)
+    said = await _said(config, order.provider, order.upstream_id)
     if isinstance(said, Report):
         fail(f"{order.provider} has it as {order.upstream_id}: {said.word}", 1)
     if not isinstance(said, Refusal) or said.fault is not Fault.ORDER:
         why = said.words if isinstance(said, Refusal) else said or "it left it out"
         fail(f"{order.provider} could not be asked for {order.upstream_id}: {why}", 1)
     return said.words
+
+
+async def _see_that_it_is_known(config: Config, provider: str, upstream_id: str) -> None:
+    """Fail the command when the provider denies that id: it was mistyped."""
+    if provider not in config.providers:
+        return
+    said = await _said(config, provider, upstream_id)
+    if isinstance(said, Refusal) and said.fault is Fault.ORDER:
+        fail(f"{provider} has no order {upstream_id}: {said.words}", 1)
+    if not isinstance(said, Report):
+        why = said.words if isinstance(said, Refusal) else said or "it left it out"
+        err.print(f"{provider} could not be asked for {upstream_id}: {why}", markup=False)
+
+
+async def _said(
+    config: Config, provider: str, upstream_id: str
+) -> Report | Refusal | CallFailed | None:
+    """Return what a provider says of an order; ``None``: nothing."""
+    upstream = Upstream()
+    try:
+        router = Router(config.providers, upstream, now)
+        return (await router.status(provider, [upstream_id])).get(upstream_id)
+    finally:
+        await upstream.aclose()
 
 
 async def _step(
@@ -321,7 +343,7 @@ async def _step(
 async def cancel(order_id: Id, json: Json = False) -> None:  # noqa: FBT002
     """Ask the provider to cancel an order; one that was not sent yet is canceled at once."""
     found = load_settings()
-    async with open_gateway(read_config(found), found) as gateway:
+    async with open_gateway(await in_force(found), found) as gateway:
         order = await _get(gateway.store, order_id)
         if not transitions.cancelable(order):
             fail(f"order {order_id} is {order.word}; there is nothing to cancel", 1)

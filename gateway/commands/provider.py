@@ -10,12 +10,13 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gateway import ledger
-from gateway.app import Gateway, open_gateway, read_config
+from gateway.app import Gateway, open_gateway
 from gateway.commands.terminal import (
     Json,
     command,
     err,
     fail,
+    in_force,
     load_settings,
     moment,
     now,
@@ -161,7 +162,7 @@ async def sync(
 ) -> None:
     """Fetch the providers' catalogs now."""
     found = load_settings()
-    config = read_config(found)
+    config = await in_force(found)
     if provider and provider not in config.providers:
         fail(f"there is no provider {provider}; there are: {', '.join(config.providers)}")
     names = [provider] if provider else list(config.providers)

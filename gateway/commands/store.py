@@ -16,6 +16,7 @@ from gateway.commands.terminal import (
     command,
     err,
     fail,
+    is_there,
     load_settings,
     now,
     show_facts,
@@ -61,9 +62,12 @@ async def backup(
     """Write everything into one file, also while the gateway is at work."""
     if file.exists():
         fail(f"{file} exists already; give another name")
+    if not file.parent.is_dir():
+        fail(f"there is no folder {file.parent}; make it first, or give another name")
     unfinished = file.with_name(f"{file.name}.part")
     unfinished.touch(mode=0o600)
-    await _copy(load_settings().database_url, f"{SQLITE}{unfinished}", json=json, live=True)
+    source, target = load_settings().database_url, f"{SQLITE}{unfinished}"
+    await _copy(source, target, json=json, live=True, named=str(file))
     unfinished.rename(file)
 
 
@@ -115,11 +119,17 @@ def _url(written: str) -> str:
 
 
 async def _copy(
-    source: str, target: str, *, json: bool, live: bool, restored_at: int | None = None
+    source: str,
+    target: str,
+    *,
+    json: bool,
+    live: bool,
+    restored_at: int | None = None,
+    named: str = "",
 ) -> None:
     """Copy, and show the proof; ``live``: the source may go on being written to.
 
-    ``restored_at``: it is a backup, see ``move``.
+    ``restored_at``: it is a backup, see ``move``; ``named``: what the target will be called.
     """
     async with _opened(source, there=True) as original, _opened(target) as copied:
         for store, url in ((original, source), (copied, target)):
@@ -136,7 +146,7 @@ async def _copy(
     problems = [*before.problems, *after.problems]
     facts: dict[str, object] = {
         "from": _shown(source),
-        "to": _shown(target),
+        "to": named or _shown(target),
         "transfers": after.transfers,
         "accounts": after.accounts,
     }
@@ -152,17 +162,13 @@ async def _copy(
 
 @asynccontextmanager
 async def _opened(url: str, *, there: bool = False) -> AsyncIterator[Store]:
-    if there and not _exists(url):
+    if there and not is_there(url):
         fail(f"there is no file {url.removeprefix(SQLITE)}")
     store = await open_store(url)
     try:
         yield store
     finally:
         await store.close()
-
-
-def _exists(url: str) -> bool:
-    return not url.startswith(SQLITE) or Path(url.removeprefix(SQLITE)).is_file()
 
 
 def _shown(url: str) -> str:

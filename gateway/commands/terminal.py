@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, ParamSpec
 
 import typer
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway import logs, settings
-from gateway.app import open_store, read_config
+from gateway.app import find_config, open_store, read_config
 from gateway.config import Config
 from gateway.errors import ConfigError, GatewayError
 from gateway.settings import Settings
@@ -63,11 +64,41 @@ def load_settings(**flags: Any) -> Settings:  # noqa: ANN401  # whatever the fla
     return found
 
 
+async def in_force(found: Settings) -> Config:
+    """Return the owner's file; with mistakes in it, the last good one, by which we go on serving.
+
+    Raises ``ConfigError`` where there is none: nothing is made for that, no database either.
+    """
+    try:
+        return read_config(found)
+    except ConfigError:
+        if not is_there(found.database_url):
+            raise
+    store = await open_store(found.database_url)
+    try:
+        config, mistakes = await find_config(found, store)
+    finally:
+        await store.close()
+    for mistake in mistakes:
+        err.print(mistake, style="yellow", markup=False, soft_wrap=True)
+    err.print("the last good file is in force, and this goes by it", style="yellow")
+    return config
+
+
+def is_there(url: str) -> bool:
+    """Tell whether there is a database; of a server that is found out by asking it."""
+    scheme, _, path = url.partition("://")
+    return scheme != "sqlite" or Path(path.removeprefix("/")).is_file()
+
+
 @asynccontextmanager
 async def opened_store() -> AsyncIterator[tuple[Store, Config]]:
     """Open the database for one command."""
     found = load_settings()
-    config = read_config(found)
+    config = await in_force(found)
+    if not is_there(found.database_url):
+        # From another folder it would be another one, and an audit of nothing always adds up.
+        err.print(f"a new database: {found.database_url}, in {Path.cwd()}", markup=False)
     store = await open_store(found.database_url, first_id=config.orders.first_id)
     try:
         yield store, config
