@@ -97,7 +97,7 @@ class SqliteOrders(SqliteFile):
 
     async def orders(self, ids: Sequence[int]) -> dict[int, Order]:
         """Return the orders that exist of these."""
-        found = self._read_all(Order, "orders", _AMONG, json.encode(ids).decode())
+        found = self._read_all(Order, "orders", _AMONG, json.encode(list(ids)).decode())
         by_id = {order.id: order for order in found}
         return {one: by_id[one] for one in ids if one in by_id}
 
@@ -251,7 +251,7 @@ class SqliteOrders(SqliteFile):
 
     async def refills(self, ids: Sequence[int]) -> dict[int, Refill]:
         """Return the refills that exist of these."""
-        found = self._read_all(Refill, "refills", _AMONG, json.encode(ids).decode())
+        found = self._read_all(Refill, "refills", _AMONG, json.encode(list(ids)).decode())
         return {refill.id: refill for refill in found}
 
     async def refills_of(self, order: int) -> list[Refill]:
