@@ -110,9 +110,11 @@ class Panels:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         body = json.dumps(asked)
         head = f"POST /{panel}/sandbox/{what} HTTP/1.1\r\nHost: x\r\nConnection: close"
-        writer.write(f"{head}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
-        said = await reader.read()
-        writer.close()
+        try:
+            writer.write(f"{head}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+            said = await reader.read()
+        finally:  # whoever asks may be cancelled
+            writer.close()
         await writer.wait_closed()
         return json.loads(said.partition(b"\r\n\r\n")[2])
 
