@@ -117,3 +117,19 @@ async def test_what_was_taken_back_is_not_remembered(tmp_path: Path) -> None:
 
     assert all(isinstance(one, StoreUnavailable) for one in lost)
     assert (1, 7, 3) == (after.runs, after.posts, after.version)
+
+
+async def test_who_only_opens_a_file_waits_for_nobody_who_writes(
+    store: Store, tmp_path: Path
+) -> None:
+    """A command that looks something up would fail while a gateway is busy."""
+    await customer(store, credit=MILLION)
+    db = apsw.Connection(str(tmp_path / "gateway.db"))
+    db.execute("BEGIN IMMEDIATE")
+    one = await SqliteStore.open(tmp_path / "gateway.db", patience=1)
+    found = await one.customers()
+    await one.close()
+    db.execute("ROLLBACK")
+    db.close()
+
+    assert 1 == len(found)

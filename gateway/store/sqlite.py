@@ -61,9 +61,9 @@ class SqliteStore(
         db = connect(path, write=True, patience=patience)
         try:
             migrate(db, path)
-            db.execute(
-                "UPDATE counters SET value = max(value, ?) WHERE name = 'order'", (first_id - 1,)
-            )
+            if db.execute("SELECT value FROM counters WHERE name = 'order'").get < first_id - 1:
+                raised = "UPDATE counters SET value = max(value, ?) WHERE name = 'order'"
+                db.execute(raised, (first_id - 1,))
         except apsw.Error as error:
             db.close()
             msg = f"{path}: {error}"

@@ -85,9 +85,12 @@ def migrations() -> list[tuple[int, str]]:
 
 def migrate(db: apsw.Connection, path: Path) -> None:
     """Bring the schema up to this program's, as a whole; a newer program's file is refused."""
+    known = migrations()
+    if db.pragma("user_version") == known[-1][0]:
+        return  # whoever only opens it waits for nobody who writes
     db.execute("BEGIN EXCLUSIVE")
     try:
-        _apply(db, migrations(), path)
+        _apply(db, known, path)
     except BaseException:
         db.execute("ROLLBACK")
         raise
