@@ -300,8 +300,7 @@ async def _denial(config: Config, order: Order) -> str:
     if isinstance(said, Report):
         fail(f"{order.provider} has it as {order.upstream_id}: {said.word}", 1)
     if not isinstance(said, Refusal) or said.fault is not Fault.ORDER:
-        why = said.words if isinstance(said, Refusal) else said or "it left it out"
-        fail(f"{order.provider} could not be asked for {order.upstream_id}: {why}", 1)
+        fail(_unasked(order.provider, order.upstream_id, said), 1)
     return said.words
 
 
@@ -313,8 +312,12 @@ async def _see_that_it_is_known(config: Config, provider: str, upstream_id: str)
     if isinstance(said, Refusal) and said.fault is Fault.ORDER:
         fail(f"{provider} has no order {upstream_id}: {said.words}", 1)
     if not isinstance(said, Report):
-        why = said.words if isinstance(said, Refusal) else said or "it left it out"
-        err.print(f"{provider} could not be asked for {upstream_id}: {why}", markup=False)
+        err.print(_unasked(provider, upstream_id, said), markup=False, soft_wrap=True)
+
+
+def _unasked(provider: str, upstream_id: str, said: Refusal | CallFailed | None) -> str:
+    why = said.words if isinstance(said, Refusal) else said or "it left it out"
+    return f"{provider} could not be asked for {upstream_id}: {why}"
 
 
 async def _said(

@@ -24,7 +24,7 @@ from gateway.store.offers import (
 )
 from gateway.store.rows import columns, from_row, listed, to_row, to_value
 from gateway.store.sqlite_file import SqliteFile, hold
-from gateway.store.sqlite_rows import select
+from gateway.store.sqlite_rows import AMONG, select
 
 _OFFER = ("provider", *columns(Offer))
 _SAVE = f"INSERT OR REPLACE INTO offers ({listed(_OFFER)}) VALUES ({', '.join('?' * len(_OFFER))})"
@@ -43,7 +43,6 @@ _FOR_SALE = (
 _RATES = "SELECT currency, rate, at FROM exchange_rates"
 _OFFERED_AT = "SELECT id, rate FROM offers WHERE provider = ? AND gone_at IS NULL ORDER BY id"
 _EDITION = "SELECT edition FROM editions WHERE provider = ?"
-_AMONG = "id IN (SELECT value FROM json_each(?))"
 _PAUSED = "SELECT offer FROM quarantine WHERE provider = ? AND paused"
 
 
@@ -84,7 +83,7 @@ class SqliteOffers(SqliteFile):
         self, providers: Sequence[str] | None = None, ids: Collection[str] | None = None
     ) -> dict[str, dict[str, Offer]]:
         """Return the offers that are neither gone nor paused."""
-        where = _FOR_SALE if ids is None else f"{_FOR_SALE} AND {_AMONG}"
+        where = _FOR_SALE if ids is None else f"{_FOR_SALE} AND {AMONG}"
 
         def run(db: apsw.Connection) -> dict[str, dict[str, Offer]]:
             bindings = () if ids is None else (json.dumps(list(ids)),)

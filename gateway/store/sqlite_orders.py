@@ -14,7 +14,7 @@ from gateway.store.page import Entry, Made, repeated
 from gateway.store.rows import HEARD, from_row, to_row
 from gateway.store.sqlite_file import SqliteFile, hold
 from gateway.store.sqlite_page import CLAIM, ORDER
-from gateway.store.sqlite_rows import UNDECIDED, insert, select
+from gateway.store.sqlite_rows import AMONG, UNDECIDED, insert, select
 
 T = TypeVar("T")
 
@@ -24,7 +24,6 @@ _WORD = (
 )
 
 
-_AMONG = "id IN (SELECT value FROM json_each(?))"
 _ORDER_STANDS = "SELECT 1 FROM orders WHERE id = ?"
 
 
@@ -97,7 +96,7 @@ class SqliteOrders(SqliteFile):
 
     async def orders(self, ids: Sequence[int]) -> dict[int, Order]:
         """Return the orders that exist of these."""
-        found = self._read_all(Order, "orders", _AMONG, json.encode(list(ids)).decode())
+        found = self._read_all(Order, "orders", AMONG, json.encode(list(ids)).decode())
         by_id = {order.id: order for order in found}
         return {one: by_id[one] for one in ids if one in by_id}
 
@@ -251,7 +250,7 @@ class SqliteOrders(SqliteFile):
 
     async def refills(self, ids: Sequence[int]) -> dict[int, Refill]:
         """Return the refills that exist of these."""
-        found = self._read_all(Refill, "refills", _AMONG, json.encode(list(ids)).decode())
+        found = self._read_all(Refill, "refills", AMONG, json.encode(list(ids)).decode())
         return {refill.id: refill for refill in found}
 
     async def refills_of(self, order: int) -> list[Refill]:

@@ -8,6 +8,9 @@ from gateway.store.rows import columns, listed
 UNDECIDED = "(state = 'queued' OR state = 'sending' OR state = 'unknown')"
 """What the index of the orders that are not decided holds, word for word: so SQLite sees it."""
 
+AMONG = "id IN (SELECT value FROM json_each(?))"
+"""A condition with any number of ids, as one JSON list."""
+
 
 def select(kind: type[Any], table: str, where: str) -> str:
     """Return the statement that reads things of a kind."""
