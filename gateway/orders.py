@@ -106,7 +106,7 @@ class Orders:
                 return placed.order.id
             return await self._repeated(customer, claim, placed.order, deadline)
         flight = self._sender.launch(flight, placed.order, choices)
-        return await self._answer(customer, claim, await self._landed(flight, deadline))
+        return await self._landed(customer, claim, flight, deadline)
 
     async def _write(
         self,
@@ -158,13 +158,15 @@ class Orders:
         since = self._now() - int(self._promises.duplicate_window * 1000)
         return Claim(f"same/{fingerprint.hex()}", fingerprint, since, reject=duplicates == "reject")
 
-    async def _landed(self, flight: Flight, deadline: float) -> Order:
+    async def _landed(
+        self, customer: Customer, claim: Claim | None, flight: Flight, deadline: float
+    ) -> int:
         """Wait for a flight's end until the deadline; after it the order goes on without us."""
         left = deadline - asyncio.get_running_loop().time()
-        await asyncio.wait({flight.task}, timeout=max(left, 0))
-        if not flight.task.done() or flight.task.cancelled() or flight.task.exception():
-            return flight.order
-        return flight.task.result()
+        await asyncio.wait({flight.landed}, timeout=max(left, 0))
+        if flight.landed.done() and flight.landed.result():
+            return flight.order.id
+        return await self._answer(customer, claim, flight.order)
 
     async def _repeated(
         self, customer: Customer, claim: Claim, order: Order, deadline: float
@@ -174,8 +176,7 @@ class Orders:
         waits = {State.SENDING} if self._promises.unavailable == "queue" else UNDER_WAY
         while loop.time() < deadline:
             if flight := self._sender.flights.get(order.id):
-                order = await self._landed(flight, deadline)
-                break
+                return await self._landed(customer, claim, flight, deadline)
             if order.state not in waits:
                 break
             await asyncio.sleep(SECOND_LOOK)

@@ -20,6 +20,7 @@ from gateway.errors import ErrorText, LeaseLost
 from gateway.model import Order, State, Status
 from gateway.money import Money
 from gateway.store import Change, Failure, Placed, Placement, Step, Store
+from gateway.store.page import Entry
 from gateway.store.postgres import PATIENCE, QUIET, Links, PostgresStore
 from gateway.store.postgres_writer import Writer
 from test_postgres_faults import Cut
@@ -332,7 +333,7 @@ async def test_who_comes_in_the_moment_in_which_a_lane_ends_is_not_forgotten(
     writer = Writer(lanes, 1)
     async with asyncio.timeout(PATIENCE / 1000):
         for _ in range(3):
-            await writer.do([placement(ann)])
+            await writer.do(Entry([placement(ann)]))
     await lanes.close()
 
 

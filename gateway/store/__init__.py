@@ -236,12 +236,13 @@ class Store(Imports, Offers, Protocol):
         ...
 
     async def advance(
-        self, steps: Sequence[Step], under: Lease | None = None
+        self, steps: Sequence[Step], under: Lease | None = None, *, hurry: bool = True
     ) -> list[Order | Failure]:
         """Take each order one transition further; the outcome is the order as it is then.
 
         ``under``, here and elsewhere: raise ``LeaseLost``, and write nothing, when that lease has
-        passed on.
+        passed on. ``hurry``: somebody waits for it; else it is written together with what comes
+        within the next moments.
         """
         ...
 

@@ -17,16 +17,24 @@ from gateway.store import Change, Claim, Failure, Lease, Placed, Placement, Step
 from gateway.store.books import Books, NoFunds, OptimisticBooks, Owner
 
 DAY = 24 * 3600 * 1000
+MOMENTS = 0.005
+"""Seconds for which an entry that nobody waits for is kept, for others to come along with it."""
 
 Spending = tuple[int, int]
 """A customer and a day."""
 
 
 class Entry(msgspec.Struct):
-    """One call of an operation: its list, and the lease under which it is made."""
+    """One call of an operation: its list, and the lease under which it is made.
+
+    Attributes:
+        hurry: somebody waits for it.
+
+    """
 
     items: Sequence[Placement] | Sequence[Step] | Sequence[Transfer]
     under: Lease | None = None
+    hurry: bool = True
 
 
 class Made(NamedTuple):

@@ -8,7 +8,7 @@ import msgspec
 from gateway.errors import ErrorText, StoreUnavailable
 from gateway.model import Cancel, Order, Refill, RefillStatus, State, Transfer
 from gateway.store import Claim, Failure, Filter, Lease, Movement, Placed, Placement, Step
-from gateway.store.page import Made, repeated
+from gateway.store.page import Entry, Made, repeated
 from gateway.store.postgres_base import PostgresBase, hold
 from gateway.store.postgres_rows import Connection, Sets, plain, select, things, types
 from gateway.store.rows import HEARD, columns, from_row, listed, to_row
@@ -63,17 +63,17 @@ class PostgresOrders(PostgresBase):
 
     async def place(self, placements: Sequence[Placement]) -> list[Placed | ErrorText]:
         """Write new orders with their holds, each whole or not at all."""
-        return cast("list[Placed | ErrorText]", await self._writer.do(placements))
+        return cast("list[Placed | ErrorText]", await self._writer.do(Entry(placements)))
 
     async def advance(
-        self, steps: Sequence[Step], under: Lease | None = None
+        self, steps: Sequence[Step], under: Lease | None = None, *, hurry: bool = True
     ) -> list[Order | Failure]:
         """Take each order one transition further."""
-        return cast("list[Order | Failure]", await self._writer.do(steps, under))
+        return cast("list[Order | Failure]", await self._writer.do(Entry(steps, under, hurry)))
 
     async def post(self, transfers: Sequence[Transfer]) -> list[bool]:
         """Move money that belongs to no order, all of it or nothing."""
-        return cast("list[bool]", await self._writer.do(transfers))
+        return cast("list[bool]", await self._writer.do(Entry(transfers)))
 
     async def claim_due(
         self,

@@ -8,13 +8,13 @@ everything is a list like any other: each of his accounts is written once for al
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Protocol, TypeVar
 
 from gateway.errors import StoreUnavailable
 from gateway.model import Kind, Order, Transfer
-from gateway.store import Lease, Placement, Step
-from gateway.store.page import Entry, Found, Made, Needs, work_out
+from gateway.store import Placement, Step
+from gateway.store.page import MOMENTS, Entry, Found, Made, Needs, work_out
 from gateway.store.postgres_optimistic import Ids, PostgresAttempt, PostgresMemory, draw, unused
 from gateway.store.postgres_rows import Connection, plain, select
 from gateway.store.postgres_sets import GATES, sets
@@ -86,24 +86,28 @@ class Writer:
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    def do(
-        self,
-        items: Sequence[Placement] | Sequence[Step] | Sequence[Transfer],
-        under: Lease | None = None,
-    ) -> asyncio.Future[Any]:
+    def do(self, entry: Entry) -> asyncio.Future[Any]:
         """Do an operation in the next commit; the future resolves when it is durable."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
         if self._closed:
             future.set_exception(StoreUnavailable("the store is closed"))
             return future
-        self._waiting.append((Entry(items, under), future))
-        if len(self._running) < self._many:
-            self._running.add(asyncio.create_task(self._run()))
+        self._waiting.append((entry, future))
+        if entry.hurry:
+            self._begin()
+        else:
+            loop.call_later(MOMENTS, self._begin)
         return future
+
+    def _begin(self) -> None:
+        if self._waiting and len(self._running) < self._many:
+            self._running.add(asyncio.create_task(self._run()))
 
     async def close(self) -> None:
         """Commit what is waiting."""
         self._closed = True
+        self._begin()
         while self._running:
             await asyncio.wait(self._running)
 

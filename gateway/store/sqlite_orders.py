@@ -37,10 +37,10 @@ class SqliteOrders(SqliteFile):
         return await self._writer.do(Entry(placements))
 
     async def advance(
-        self, steps: Sequence[Step], under: Lease | None = None
+        self, steps: Sequence[Step], under: Lease | None = None, *, hurry: bool = True
     ) -> list[Order | Failure]:
         """Take each order one transition further."""
-        return await self._writer.do(Entry(steps, under))
+        return await self._writer.do(Entry(steps, under, hurry))
 
     async def post(self, transfers: Sequence[Transfer]) -> list[bool]:
         """Move money that belongs to no order, all of it or nothing."""

@@ -19,7 +19,7 @@ import structlog
 
 from gateway.errors import ConfigError, LeaseLost, StoreUnavailable
 from gateway.store.optimistic import Memory
-from gateway.store.page import Entry
+from gateway.store.page import MOMENTS, Entry
 from gateway.store.sqlite_page import commit
 
 T = TypeVar("T")
@@ -177,8 +177,7 @@ class Rehearsal(Commits):
         """Do an operation in the next commit; the future resolves when it is done."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        if not self._waiting:
-            loop.call_soon(self._turn)
+        loop.call_later(0 if _in_a_hurry(operation) else MOMENTS, self._turn)
         self._waiting.append((operation, future))
         return future
 
@@ -200,7 +199,7 @@ class Writer(Commits):
     def __init__(self, db: apsw.Connection) -> None:
         super().__init__(db)
         self._waiting: queue.SimpleQueue[list[Waiting]] = queue.SimpleQueue()
-        self._gathered: dict[asyncio.AbstractEventLoop, list[Waiting]] = {}  # in its turn
+        self._gathered: dict[asyncio.AbstractEventLoop, list[Waiting]] = {}  # to be handed over
         self._left: list[Waiting] = []  # for the thread's next commit
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
@@ -214,11 +213,13 @@ class Writer(Commits):
             future.set_exception(StoreUnavailable("the store is closed"))
             return future
         # Each time that the thread is woken, it takes the interpreter from everybody else: once
-        # in a turn of the loop is enough.
-        if loop not in self._gathered:
-            self._gathered[loop] = []
+        # in a turn of the loop is enough, and what nobody waits for goes along with the next.
+        gathered = self._gathered.setdefault(loop, [])
+        if _in_a_hurry(operation):
             loop.call_soon(self._hand_over, loop)
-        self._gathered[loop].append((operation, future))
+        elif not gathered:
+            loop.call_later(MOMENTS, self._hand_over, loop)
+        gathered.append((operation, future))
         return future
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -260,6 +261,10 @@ class Writer(Commits):
                 loop.call_soon_threadsafe(_resolve, answers)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 log.debug("a commit outlived its event loop", operations=len(answers))
+
+
+def _in_a_hurry(operation: Operation) -> bool:
+    return not isinstance(operation, Entry) or operation.hurry
 
 
 def _resolve(answers: list[tuple["asyncio.Future[Any]", Any]]) -> None:
