@@ -14,7 +14,6 @@ below takes its place, on asyncio and httptools, under uvloop as well.
 import asyncio
 import math
 import select
-import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import cast
@@ -24,6 +23,7 @@ import httptools
 import httpx
 import msgspec
 
+from gateway.dial import Dialer
 from gateway.errors import CallFailed, Indeterminate, Unreachable
 
 LARGEST = 64 * 1024 * 1024
@@ -266,11 +266,10 @@ class Wire(httpx.AsyncBaseTransport):
     ``request.extensions[UNWRITTEN]`` is true, so that a caller who gives up knows as well.
 
     It keeps no time of its own: the caller's deadline cancels it, which closes the connection.
-    The whole answer is there when it returns. Proxies named in the environment are not used, and
-    TLS sessions are not resumed: asyncio has no way to pass one in, and keep-alive saves more.
+    The whole answer is there when it returns. Proxies named in the environment are not used.
 
     Args:
-        tls: how servers are checked; by default against the system's authorities.
+        dialer: what opens connections.
         largest: bytes of an answer, as it travels, where the request does not say.
         idle: seconds that an unused connection is kept.
 
@@ -284,12 +283,12 @@ class Wire(httpx.AsyncBaseTransport):
     def __init__(
         self,
         *,
-        tls: ssl.SSLContext | None = None,
+        dialer: Dialer | None = None,
         largest: int = LARGEST,
         idle: float = IDLE,
     ) -> None:
         self._largest = largest
-        self._tls = tls or ssl.create_default_context()
+        self.dialer = dialer or Dialer()
         self._patience = idle
         self.connections: set[_Connection] = set()
         # With the time when each fell idle: used from the right, thrown away from the left.
@@ -336,10 +335,9 @@ class Wire(httpx.AsyncBaseTransport):
 
     async def _connect(self, origin: _Origin) -> "_Connection":
         scheme, host, port = origin
-        tls = self._tls if scheme == "https" else None
         try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: _Connection(self, origin), host, port, ssl=tls
+            connection = await self.dialer.open(
+                lambda: _Connection(self, origin), host, port, encrypted=scheme == "https"
             )
         except (OSError, ValueError) as error:  # the latter: no such name can exist
             raise httpx.ConnectError(str(error) or type(error).__name__) from error
@@ -391,6 +389,7 @@ class _Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[httpx.Response] | None = None
         self._received = 0
         self._complete = False
+        self._fresh = True
         self._clear()
 
     def _clear(self) -> None:
@@ -486,6 +485,9 @@ class _Connection(asyncio.Protocol):
 
     def _end(self, outcome: httpx.Response | Exception) -> None:
         waiter, self._waiter = self._waiter, None
+        if self._fresh and self._complete:
+            self._fresh = False
+            self._wire.dialer.tls.remember(self._transport)
         # A server that answers before it has read everything leaves the rest of our request in
         # the way of the next.
         if self._reusable and not self.closing and not self._transport.get_write_buffer_size():

@@ -18,6 +18,7 @@ import trustme
 import uvloop
 
 import wire
+from gateway.dial import Dialer, Resuming
 from gateway.errors import CallFailed, Indeterminate, Unreachable
 from gateway.upstream import UNWRITTEN, Answer, Upstream, Wire
 
@@ -35,7 +36,7 @@ class Trust:
 
     def __init__(self) -> None:
         authority = trustme.CA()
-        self.client = ssl.create_default_context()
+        self.client = Resuming()
         authority.configure_trust(self.client)
         self.known = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         authority.issue_cert("localhost").configure_cert(self.known)
@@ -250,7 +251,7 @@ WAYS: Mapping[str, Way] = {
 # --- the contract -------------------------------------------------------------------------------
 
 TRANSPORTS: Mapping[str, Callable[[Trust], httpx.AsyncBaseTransport]] = {
-    "ours": lambda trust: Wire(tls=trust.client, largest=LARGEST, idle=AMPLE),
+    "ours": lambda trust: Wire(dialer=Dialer(trust.client), largest=LARGEST, idle=AMPLE),
     "httpx": lambda trust: httpx.AsyncHTTPTransport(verify=trust.client),
 }
 LEAKY = pytest.param("httpx", marks=pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"))

@@ -23,6 +23,7 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 import wire
+from gateway.dial import Dialer, Resuming
 from gateway.errors import CallFailed, Indeterminate, Unreachable
 from gateway.upstream import HEAD, LARGE, SLICE, TURN, UNWRITTEN, Answer, Upstream, Wire
 
@@ -50,7 +51,7 @@ class Certificates:
         trustme.CA().issue_cert("localhost").configure_cert(self.stranger)
         self.misnamed = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         authority.issue_cert("elsewhere.example").configure_cert(self.misnamed)
-        self.client = ssl.create_default_context()
+        self.client = Resuming()
         authority.configure_trust(self.client)
 
 
@@ -82,7 +83,7 @@ async def upstream_over(
 @pytest.fixture
 async def ours(certificates: Certificates) -> AsyncIterator[Upstream]:
     async with upstream_over(
-        Wire(tls=certificates.client, largest=LARGEST, idle=AMPLE)
+        Wire(dialer=Dialer(certificates.client), largest=LARGEST, idle=AMPLE)
     ) as upstream:
         yield upstream
 
@@ -321,7 +322,7 @@ async def test_time_that_runs_out_after_the_write_may_be_an_order(
 
 async def test_headers_without_end_are_not_waited_for(certificates: Certificates) -> None:
     async with (
-        upstream_over(Wire(tls=certificates.client)) as upstream,
+        upstream_over(Wire(dialer=Dialer(certificates.client))) as upstream,
         wire.serve(holds(OK + b"X: y\r\n" * (HEAD // 4))) as server,
     ):
         assert Indeterminate is await outcome(upstream, server.url)
@@ -711,7 +712,7 @@ async def test_a_reused_connection_that_dies_at_the_write_is_not_tried_again(
 
 
 async def test_an_idle_connection_is_closed_after_a_while(certificates: Certificates) -> None:
-    transport = Wire(tls=certificates.client, idle=0.05)
+    transport = Wire(dialer=Dialer(certificates.client), idle=0.05)
     async with upstream_over(transport) as upstream, wire.serve(echo) as server:
         await asyncio.gather(*(outcome(upstream, server.url) for _ in range(5)))
         while server.finished < server.accepted:
@@ -723,7 +724,7 @@ async def test_an_idle_connection_is_closed_after_a_while(certificates: Certific
 
 
 async def test_an_idle_connection_past_its_time_is_not_used(certificates: Certificates) -> None:
-    transport = Wire(tls=certificates.client, idle=0.05)
+    transport = Wire(dialer=Dialer(certificates.client), idle=0.05)
     async with upstream_over(transport) as upstream, wire.serve(echo) as server:
         await outcome(upstream, server.url)
         time.sleep(0.06)  # noqa: ASYNC251 - the loop is held up, and nothing can be swept away
@@ -751,7 +752,7 @@ async def test_closing_ends_every_connection_and_the_calls_on_them(
         await peer.answer(await peer.read())
         await peer.hang()
 
-    transport = Wire(tls=certificates.client)
+    transport = Wire(dialer=Dialer(certificates.client))
     upstream = Upstream(transport)
     async with wire.serve(talk) as idle, wire.serve(wire.Peer.read_all) as busy:
         await outcome(upstream, idle.url)

@@ -1,0 +1,82 @@
+"""A provider stays within reach: by another address, by the last one known, by a known session."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Sequence
+
+import httpx
+import trustme
+import uvloop
+
+import wire
+from gateway.dial import Address, Dialer, Resuming
+from gateway.upstream import Upstream, Wire
+
+AMPLE = 20.0
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+def address(url: str) -> Address:
+    port = httpx.URL(url).port
+    return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))
+
+
+async def answering(peer: wire.Peer) -> None:
+    while await peer.read():
+        await peer.answer(b"{}")
+
+
+async def post(upstream: Upstream, url: str) -> int:
+    return (await upstream.post(url, {"action": "balance"}, key="k", timeout=AMPLE)).status
+
+
+async def test_an_address_that_leads_nowhere_is_passed_over() -> None:
+    with wire.full_house() as nowhere:
+        async with wire.serve(answering) as server:
+
+            async def lookup(_: str, __: int) -> Sequence[Address]:
+                return [address(nowhere), address(server.url)]
+
+            upstream = Upstream(Wire(dialer=Dialer(lookup=lookup)))
+            answered = await post(upstream, server.url)
+            await upstream.aclose()
+
+        assert 200 == answered
+
+
+async def test_a_name_that_cannot_be_looked_up_keeps_its_addresses() -> None:
+    """Whether the resolver says so, or says nothing."""
+    never = asyncio.get_running_loop().create_future()
+    lookups: list[str] = []
+
+    async with wire.serve(answering) as server:
+
+        async def lookup(_: str, __: int) -> Sequence[Address]:
+            lookups.append("asked")
+            if len(lookups) == 2:
+                raise socket.gaierror(socket.EAI_AGAIN, "not now")
+            if len(lookups) == 3:
+                await never
+            return [address(server.url)]
+
+        upstream = Upstream(Wire(dialer=Dialer(lookup=lookup), idle=0))
+        answers = [await post(upstream, server.url) for _ in range(3)]
+        await upstream.aclose()
+
+        assert ([200, 200, 200], 3) == (answers, server.accepted)
+
+
+async def test_a_session_with_a_server_is_taken_up_again() -> None:
+    authority = trustme.CA()
+    known = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(known)
+    client = Resuming()
+    authority.configure_trust(client)
+    async with wire.serve(answering, tls=known) as server:
+        upstream = Upstream(Wire(dialer=Dialer(client), idle=0))
+        answers = [await post(upstream, server.url) for _ in range(3)]
+        await upstream.aclose()
+
+        assert ([200, 200, 200], 3) == (answers, server.accepted)
+        assert 2 == known.session_stats()["hits"]
