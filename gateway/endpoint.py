@@ -21,6 +21,7 @@ from gateway.errors import CustomerError, ErrorText, StoreUnavailable
 from gateway.follow import Follow
 from gateway.limits import Limits, welcome
 from gateway.listing import Body, Listing, Part, part
+from gateway.logs import Seldom
 from gateway.message import Answer, App, Head, Header, Message, Receive, Scope, Send
 from gateway.model import Action, Customer
 from gateway.orders import Orders
@@ -99,6 +100,7 @@ class Endpoint:
         self._store = store
         self._other = other
         self._limits = limits or Limits()
+        self._outage = Seldom()
         self._process = secrets.token_hex(3)
         self._count = itertools.count(1)
         self._actions: dict[str, Act] = {
@@ -159,7 +161,7 @@ class Endpoint:
             answer = self._act(act, Asked(customer, params, head), address)
         except Exception as trouble:  # noqa: BLE001  # it is looked at
             with structlog.contextvars.bound_contextvars(request_id=self._request_id(head)):
-                return _failed(trouble)
+                return self._failed(trouble)
         return answer if isinstance(answer, Answer) else self._later(head, customer, answer)
 
     def _act(self, act: Act, asked: Asked, address: str) -> Answer | Awaitable[Answer]:
@@ -194,7 +196,18 @@ class Endpoint:
         try:
             return await answer
         except Exception as trouble:  # noqa: BLE001  # it is looked at
-            return _failed(trouble)
+            return self._failed(trouble)
+
+    def _failed(self, trouble: Exception) -> Answer:
+        """Return what a customer is told of an exception."""
+        if isinstance(trouble, CustomerError):
+            return error(trouble.text)
+        if isinstance(trouble, StoreUnavailable):
+            self._outage.log(log.error, "the database is not available", reason=str(trouble))
+        else:
+            # Nobody knows what has become of it, and what is answered with 200 is believed.
+            log.error("a request failed", exc_info=trouble)
+        return GONE
 
     def _request_id(self, head: Head) -> str:
         return head.text(b"x-request-id")[:64] or f"{self._process}-{next(self._count)}"
@@ -312,18 +325,6 @@ async def _body(head: Head, receive: Receive) -> bytes | None:
             return None
         if not message.get("more_body"):
             return b"".join(parts)
-
-
-def _failed(trouble: Exception) -> Answer:
-    """Return what a customer is told of an exception."""
-    if isinstance(trouble, CustomerError):
-        return error(trouble.text)
-    if isinstance(trouble, StoreUnavailable):
-        log.error("the database is not available", reason=str(trouble))
-    else:
-        # Nobody knows what has become of it, and what is answered with 200 is believed.
-        log.error("a request failed", exc_info=trouble)
-    return GONE
 
 
 def _header_key(head: Head) -> str:

@@ -10,8 +10,10 @@ a person, and the finished line, tracebacks and all, is searched for every regis
 
 import json
 import logging
+import math
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from urllib.parse import quote, quote_plus
 
@@ -20,6 +22,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 REDACTED = "[redacted]"
 LINK_LENGTH = 40
+APART = 60.0
+"""Seconds between two lines that say the same."""
 SECRET_FIELDS = frozenset(
     {"key", "api_key", "apikey", "x_api_key", "token", "authorization", "password", "pepper"}
 )
@@ -39,6 +43,26 @@ _AFTER_PATH = re.compile(r"[?#].*", re.DOTALL)
 
 def _dumps(value: object, *, default: Callable[[object], object] = repr) -> str:
     return json.dumps(value, ensure_ascii=False, default=default)
+
+
+class Seldom:
+    """Lets a line through and then, for a while, no other: an outage has one for every request.
+
+    The next one says in ``left_out`` how many there were that it kept back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last, self._left_out = -math.inf, 0
+
+    def log(self, say: Callable[..., object], event: str, **fields: object) -> None:
+        """Log an event by ``say``, such as a logger's ``warning``, if it is time."""
+        now = self._clock()
+        if now - self._last < APART:
+            self._left_out += 1
+            return
+        say(event, **fields, left_out=self._left_out)
+        self._last, self._left_out = now, 0
 
 
 class _Secrets:

@@ -25,6 +25,7 @@ from gateway.errors import (
     Unsupported,
 )
 from gateway.flight import Aloft, Flight
+from gateway.logs import Seldom
 from gateway.model import Order, State
 from gateway.router import Router
 from gateway.store import Failure, Step, Store, Transition
@@ -88,6 +89,7 @@ class Sender:
     ) -> None:
         self.flights = aloft.flights
         self._launched: set[Flight] = set()
+        self._outage = Seldom()
         self._store = store
         self._router = router
         self._promises = promises
@@ -288,7 +290,8 @@ class Sender:
                 (after,) = await self._store.advance([Step(order.id, change)], hurry=hurry)
             except StoreUnavailable as error:
                 # What a provider said is said once; it must not be lost while we live.
-                log.error("an answer cannot be written down yet", reason=str(error))  # noqa: TRY400
+                words = "an answer cannot be written down yet"
+                self._outage.log(log.error, words, reason=str(error))
                 await asyncio.sleep(DATABASE_BACK)
                 continue
             if isinstance(after, Order):

@@ -18,6 +18,7 @@ from types import FrameType
 
 import structlog
 
+from gateway.logs import Seldom
 from gateway.metrics import loop_lag
 
 OFTEN, SELDOM = 0.01, 0.2
@@ -30,8 +31,6 @@ NOTED = 0.01
 """Seconds of lateness from which on it is noted where the loop is, and told to who debugs."""
 LONG = 0.1
 """Seconds that are worth a warning, as asyncio's own debugging has it."""
-APART = 60.0
-"""Seconds between two warnings; one says how many were left out."""
 DEPTH = 6
 """Functions that are named of a stack, from the innermost outwards."""
 BENEATH = frozenset(
@@ -61,7 +60,7 @@ class _Watchdog:
         self._thread = threading.get_ident()
         self._ended = False
         self._seen: dict[str, str] = {}
-        self._warned, self._left_out = -APART, 0
+        self._warning = Seldom()
         self._collecting = self._collected = 0.0
         self._busy_until = 0.0
         self._at, self._spent = time.perf_counter(), time.thread_time()
@@ -86,10 +85,10 @@ class _Watchdog:
         self._timer = self._loop.call_later(seconds, self._beat)
         loop_lag.observe(late)
         if late >= NOTED:
-            self._tell(now, late, cpu)
+            self._tell(late, cpu)
         self._collected = 0.0
 
-    def _tell(self, now: float, late: float, cpu: float) -> None:
+    def _tell(self, late: float, cpu: float) -> None:
         """Say how late the loop is and where it was, and what it computed since the last beat.
 
         Little computing in a long pause: it blocked, or a thread beside it computed, or the
@@ -100,11 +99,8 @@ class _Watchdog:
         self._seen = {}
         if late < LONG:
             log.debug("the event loop was held", **said)
-        elif now - self._warned < APART:
-            self._left_out += 1
         else:
-            log.warning("the event loop was held", **said, left_out=self._left_out)
-            self._warned, self._left_out = now, 0
+            self._warning.log(log.warning, "the event loop was held", **said)
 
     def _collect(self, phase: str, _: dict[str, int]) -> None:
         """Add up what the garbage collector takes, in whichever thread: all others wait for it."""

@@ -12,6 +12,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from gateway.errors import ErrorText
 from gateway.order_types import table
@@ -646,8 +647,11 @@ async def test_a_database_that_is_gone_is_503_and_nothing_is_sent(tmp_path: Path
     async with world(tmp_path, p=panel) as one:
         form = {"key": one.key, "action": "add", "service": "101", "quantity": "100"}
         await one.gateway.store.close()
-        answer = await one.client.post("/api/v2", data=form | {"link": "https://x.com/a"})
+        with capture_logs() as lines:
+            for _ in range(3):
+                answer = await one.client.post("/api/v2", data=form | {"link": "https://x.com/a"})
 
+        assert ["the database is not available"] == [line["event"] for line in lines]
         assert (503, {"error": "Service is unavailable"}) == (answer.status_code, answer.json())
         assert "5" == answer.headers["retry-after"]
         assert [] == panel.asked("add")

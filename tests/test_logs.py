@@ -300,3 +300,16 @@ def test_what_is_filtered_out_costs_next_to_nothing(capsys: pytest.CaptureFixtur
     capsys.readouterr()
 
     assert filtered * 3 < shown
+
+
+def test_a_line_that_says_the_same_again_is_kept_back_for_a_while_and_counted() -> None:
+    times = iter([0, 1, logs.APART - 1, logs.APART, logs.APART + 1])
+    seldom = logs.Seldom(lambda: next(times))
+    said: list[object] = []
+    for number in range(5):
+        seldom.log(lambda event, **fields: said.append((event, fields)), "away", number=number)
+
+    assert [
+        ("away", {"number": 0, "left_out": 0}),
+        ("away", {"number": 3, "left_out": 2}),
+    ] == said
