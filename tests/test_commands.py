@@ -19,9 +19,10 @@ from typer.testing import CliRunner, Result
 import build
 from gateway import transitions
 from gateway.commands.main import app
-from gateway.model import Held, Offer, Order
+from gateway.model import Held, Offer, Order, Report, Status
 from gateway.store import Placement, Step
 from gateway.store.sqlite import SqliteStore
+from gateway.view import view
 
 Run = Callable[..., Result]
 
@@ -199,6 +200,38 @@ def test_orders_are_listed_shown_and_settled(run: Run) -> None:
     assert "queued" == parsed(run("order", "retry", "1", "--json"))["state"]
     assert "Canceled" == parsed(run("order", "cancel", "1", "--json"))["status"]
     assert {"ok": True, "problems": []}.items() <= parsed(run("audit", "--json")).items()
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "left"),
+    [
+        (Status.CANCELED, 0, 100),
+        (Status.PARTIAL, 40, 40),
+        (Status.COMPLETED, None, 0),
+        (Status.IN_PROGRESS, None, 100),
+    ],
+)
+def test_the_owner_reads_of_an_order_what_its_customer_reads(
+    run: Run, status: Status, said: int | None, left: int
+) -> None:
+    """A canceled one has all of it left, whatever its provider says."""
+    run("customer", "add", "alice", "--credit", "5")
+    asyncio.run(_two_orders())
+    seen = asyncio.run(_reported(build.report(status, remains=said)))
+    listed = parsed(run("order", "list", "--json"))[0]
+    shown = parsed(run("order", "show", "2", "--json"))
+
+    assert [left, left] == [listed["remains"], shown["remains"]]
+    assert seen == {name: str(listed[name]) for name in ("status", "charge", "remains")}
+
+
+async def _reported(report: Report) -> dict[str, object]:
+    """Have the provider say this of order 2; returns what the customer reads of it then."""
+    store = await SqliteStore.open(Path("gateway.db"))
+    (after,) = await store.advance([Step(2, transitions.reported(report, 30, build.FOLLOWING, 30))])
+    await store.close()
+    assert isinstance(after, Order)
+    return {name: view(after)[name] for name in ("status", "charge", "remains")}
 
 
 def test_a_customers_limits_are_set_shown_and_lifted_each_on_its_own(run: Run) -> None:

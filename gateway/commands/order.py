@@ -33,6 +33,7 @@ from gateway.router import Router
 from gateway.store import Failure, Filter, Step, Store, Transition
 from gateway.transitions import Following
 from gateway.upstream import Upstream
+from gateway.view import remains
 
 app = typer.Typer(no_args_is_help=True, help="Orders, and what the owner decides about them.")
 
@@ -54,7 +55,7 @@ def _row(order: Order, customers: dict[int, str]) -> dict[str, object]:
         "quantity": order.size,
         "charge": text(charge),
         "status": order.word,
-        "remains": order.size if order.remains is None else order.remains,
+        "remains": remains(order),
         "created_at": moment(order.created_at),
     }
 
