@@ -20,7 +20,7 @@ import build
 from gateway import transitions
 from gateway.commands.main import app
 from gateway.model import Held, Offer, Order, Report, Status
-from gateway.store import Placement, Step
+from gateway.store import Placement, Step, Transition
 from gateway.store.sqlite import SqliteStore
 from gateway.view import view
 
@@ -227,10 +227,7 @@ def test_the_owner_reads_of_an_order_what_its_customer_reads(
 
 async def _reported(report: Report) -> dict[str, object]:
     """Have the provider say this of order 2; returns what the customer reads of it then."""
-    store = await SqliteStore.open(Path("gateway.db"))
-    (after,) = await store.advance([Step(2, transitions.reported(report, 30, build.FOLLOWING, 30))])
-    await store.close()
-    assert isinstance(after, Order)
+    after = await _stepped(2, transitions.reported(report, 30, build.FOLLOWING, 30))
     return {name: view(after)[name] for name in ("status", "charge", "remains")}
 
 
@@ -315,6 +312,92 @@ def test_an_order_can_be_settled_as_placed_before_its_id_is_known(run: Run) -> N
         event["what"] for event in named["events"]
     ]
     assert {"ok": True, "problems": []}.items() <= parsed(run("audit", "--json")).items()
+
+
+WRONG = build.report(Status.CANCELED, charge=0, remains=0)
+"""What a provider says of somebody else's order."""
+
+
+def test_an_order_that_was_given_a_wrong_id_gets_the_right_one(run: Run) -> None:
+    """What was reported under that, of another order, counts no more, however late it comes."""
+    run("customer", "add", "alice", "--credit", "5")
+    asyncio.run(_two_orders())
+    run("order", "settle", "1", "--upstream", "8")
+    asyncio.run(_stepped(1, transitions.reported(WRONG, 30, build.FOLLOWING, 30)))
+    canceled = parsed(run("order", "show", "1", "--json"))
+    same = run("order", "settle", "1", "--upstream", "8")
+    taken = run("order", "settle", "1", "--upstream", "7")
+    right = parsed(run("order", "settle", "1", "--upstream", "9", "--json"))
+    asyncio.run(_stepped(1, transitions.reported(WRONG, 40, build.FOLLOWING, 40)))
+    after = parsed(run("order", "show", "1", "--json"))
+
+    assert ("Canceled", "0.00", "0.00") == tuple(
+        canceled[name] for name in ("status", "charge", "cost")
+    )
+    assert (1, True) == (same.exit_code, "p has it as 8" in " ".join(same.output.split()))
+    assert (1, True) == (taken.exit_code, "another order has this id" in taken.output)
+    assert ("9", "Pending", "0.10", "0.09", 100) == tuple(
+        right[name] for name in ("upstream_id", "status", "charge", "cost", "remains")
+    )
+    assert ("corrected", "owner", "8", "9") == tuple(
+        right["events"][-1][name] for name in ("what", "by", "before", "upstream_id")
+    )
+    assert right["next_look"] == right["events"][-1]["at"]
+    assert right == after
+    assert "4.80" == parsed(run("customer", "show", "alice", "--json"))["balance"]
+    assert {"ok": True, "problems": []}.items() <= parsed(run("audit", "--json")).items()
+
+
+def test_ids_of_two_orders_that_were_mixed_up_can_be_exchanged(run: Run) -> None:
+    """One of them is without an id meanwhile; what it was told to cancel, it is told again."""
+    run("customer", "add", "alice", "--credit", "5")
+    asyncio.run(_two_orders())
+    asyncio.run(_again())
+    for order, upstream_id in (("1", "9"), ("3", "8")):
+        run("order", "settle", order, "--upstream", upstream_id)
+    canceled = (transitions.cancel_wanted(30), transitions.cancel_answered(None, 30))
+    asyncio.run(_stepped(1, *canceled))
+    nameless = parsed(run("order", "settle", "1", "--placed", "--json"))
+    run("order", "settle", "3", "--upstream", "9")
+    run("order", "settle", "1", "--upstream", "8")
+    listed = parsed(run("order", "list", "--json"))
+
+    assert (None, "wanted") == (nameless["upstream_id"], nameless["cancel"])
+    assert ["9", "7", "8"] == [one["upstream_id"] for one in listed]
+    assert {"ok": True, "problems": []}.items() <= parsed(run("audit", "--json")).items()
+
+
+def test_what_another_order_has_cost_is_not_what_this_one_costs(run: Run) -> None:
+    run("customer", "add", "alice", "--credit", "5")
+    asyncio.run(_two_orders())
+    run("order", "settle", "1", "--upstream", "8")
+    dear = build.report(Status.COMPLETED, charge=5_000_000)
+    asyncio.run(_stepped(1, transitions.reported(dear, 30, build.FOLLOWING, 30)))
+    run("order", "settle", "1", "--upstream", "9")
+    partial = build.report(Status.PARTIAL, remains=50)
+    at = time.time_ns() // 1_000_000 + 1
+    asyncio.run(_stepped(1, transitions.reported(partial, at, build.FOLLOWING, at)))
+
+    assert "0.045" == parsed(run("order", "show", "1", "--json"))["cost"]
+
+
+def test_an_id_that_its_provider_gave_an_order_is_not_put_right(run: Run) -> None:
+    run("customer", "add", "alice", "--credit", "5")
+    asyncio.run(_two_orders())
+    refused = [run("order", "settle", "2", *said) for said in (("--upstream", "9"), ("--placed",))]
+
+    assert [1, 1] == [one.exit_code for one in refused]
+    assert "7" == parsed(run("order", "show", "2", "--json"))["upstream_id"]
+
+
+async def _stepped(order: int, *changes: Transition) -> Order:
+    """Take an order further."""
+    store = await SqliteStore.open(Path("gateway.db"))
+    for change in changes:
+        (after,) = await store.advance([Step(order, change)])
+    await store.close()
+    assert isinstance(after, Order)
+    return after
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from gateway.model import (
     Status,
 )
 from gateway.money import Money
+from gateway.settle import corrected
 from gateway.store import (
     Balance,
     Change,
@@ -479,6 +480,30 @@ async def test_two_processes_that_learn_the_same_write_it_once(stores: Stores) -
 
 
 # --- money that belongs to no order --------------------------------------------------------------
+
+
+async def test_what_was_said_of_an_order_under_a_wrong_id_does_not_date_its_movements(
+    store: Store,
+) -> None:
+    """Its refund may have shown at any time since it was placed: nobody had asked for it."""
+    one = await customer(store, credit=5_000_000)
+    placed = await order(store, placement(one.id))
+    named = transitions.settled("8", AT + 1, build.FOLLOWING)
+    said = build.report(Status.IN_PROGRESS)
+    canceled = build.report(Status.CANCELED)
+    early, late = (transitions.reported(said, AT + at, build.FOLLOWING, AT + at) for at in (2, 5))
+    await advance(store, placed.id, transitions.unknown("hangs", 1, AT), named, early)
+    _, transfers = await store.history(placed.id)
+    gone = transitions.reported(canceled, AT + 4, build.FOLLOWING, AT + 4)
+    await advance(store, placed.id, corrected("8", "9", transfers, AT + 3), gone)
+    *_, unheard = await store.movements("alpha", 0, 10)
+    again = transitions.reported(canceled, AT + 6, build.FOLLOWING, AT + 6)
+    await advance(store, placed.id, late, again)
+    *_, heard = await store.movements("alpha", 0, 10)
+
+    assert [(AT + 4, AT), (AT + 6, AT + 5)] == [
+        (one.transfer.at, one.since) for one in (unheard, heard)
+    ]
 
 
 async def test_a_reference_moves_money_once(store: Store) -> None:

@@ -267,7 +267,8 @@ async def settle(
 ) -> None:
     """Decide an order whose outcome is not known; or name, or end, one that is placed.
 
-    ``--not-placed`` ends one that is placed without an id, or under an id that they deny.
+    ``--not-placed`` ends one that is placed without an id, or under an id that they deny. Where an
+    order was given a wrong id, ``--upstream`` gives it the right one, ``--placed`` takes it away.
     """
     if (upstream is not None) + placed + not_placed != 1:
         fail("say one of --upstream THEIR_ID, --placed and --not-placed")
@@ -277,17 +278,25 @@ async def settle(
         order = await _get(store, order_id)
         denied = not_placed and order.state is State.PLACED and transitions.cancelable(order)
         nameless = upstream is not None and transitions.awaits_id(order)
-        if order.state is not State.UNKNOWN and not (nameless or denied):
-            fail(f"order {order_id} is {order.word}; only unknown orders are settled", 1)
+        its_id = "" if placed else upstream
+        events, transfers = await store.history(order_id)
+        wrong = settle_.is_wrong(order, its_id, events)
+        if order.state is not State.UNKNOWN and not (nameless or denied or wrong):
+            fail(_not_settled(order), 1)
         if not (not_placed or order.provider):
             fail(f"order {order_id} had no provider when it was backed up; say --not-placed", 1)
-        its_id = "" if placed else upstream
         words = await _denial(config, order) if denied else ""
         if upstream is not None:
             await _see_that_it_is_known(config, order.provider, upstream)
-        following = _following(config)
-        change = transitions.settled(its_id, now(), following, why=words, denied=denied)
+        change = transitions.settled(its_id, now(), _following(config), why=words, denied=denied)
+        if wrong:
+            change = settle_.corrected(order.upstream_id, its_id or "", transfers, now())
         await _step(store, config, order_id, change, json=json)
+
+
+def _not_settled(order: Order) -> str:
+    by = f"; {order.provider} has it as {order.upstream_id}" if order.upstream_id else ""
+    return f"order {order.id} is {order.word}{by}; only unknown orders are settled"
 
 
 async def _denial(config: Config, order: Order) -> str:

@@ -11,7 +11,7 @@ from gateway.store import Claim, Failure, Filter, Lease, Movement, Placed, Place
 from gateway.store.page import Entry, Made, repeated
 from gateway.store.postgres_base import PostgresBase, hold
 from gateway.store.postgres_rows import Connection, Sets, plain, select, things, types
-from gateway.store.rows import HEARD, columns, from_row, listed, to_row
+from gateway.store.rows import CORRECTED, HEARD, columns, from_row, listed, to_row
 
 _WORD = (
     "CASE WHEN state = 'unknown' OR (state = 'failed' AND status <> 'Canceled') "
@@ -27,6 +27,10 @@ _CLAIMED = select(
     "WHERE claims.customer = $1 AND claims.key = $2 AND claims.at >= $3",
 ).replace("SELECT ", 'SELECT claims.fingerprint, claims."order", claims.at, ', 1)
 # An order's change of this version came after the one before it; its beginning has no event.
+_EARLIER = (
+    'FROM events WHERE events."order" = transfers."order" '
+    "AND events.version < split_part(transfers.key, '/', 3)::bigint AND kind"
+)
 _MOVED = select(
     Transfer,
     "transfers",
@@ -36,8 +40,8 @@ _MOVED = select(
 ).replace(
     "SELECT ",
     f"""SELECT CASE WHEN transfers."order" IS NULL THEN transfers.at ELSE coalesce((
-        SELECT max(events.at) FROM events WHERE events."order" = transfers."order"
-        AND events.version < split_part(transfers.key, '/', 3)::bigint AND kind IN ({HEARD})
+        SELECT max(at) {_EARLIER} IN ({HEARD})
+        AND version > coalesce((SELECT max(version) {_EARLIER} = {CORRECTED}), 0)
     ), orders.created_at) END,
     {select(Order, "orders", "").removeprefix("SELECT ").removesuffix(" FROM orders ")}, """,
     1,

@@ -18,6 +18,8 @@ _encode = msgspec.json.encode
 Value = str | int | bytes | None
 HEARD = "'accepted', 'status'"
 """The events in which a provider says how an order is; the others prove nothing about it there."""
+CORRECTED = "'corrected'"
+"""The event before which whatever was said of an order was said of another one."""
 
 
 def columns(kind: type[msgspec.Struct]) -> tuple[str, ...]:

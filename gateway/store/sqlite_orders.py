@@ -11,7 +11,7 @@ from gateway.errors import ErrorText, StoreUnavailable
 from gateway.model import Cancel, Order, Refill, State, Transfer
 from gateway.store import Claim, Failure, Filter, Lease, Movement, Placed, Placement, Step
 from gateway.store.page import Entry, Made, repeated
-from gateway.store.rows import HEARD, from_row, to_row
+from gateway.store.rows import CORRECTED, HEARD, from_row, to_row
 from gateway.store.sqlite_file import SqliteFile, hold
 from gateway.store.sqlite_page import CLAIM, ORDER
 from gateway.store.sqlite_rows import AMONG, UNDECIDED, insert, select
@@ -183,8 +183,10 @@ class SqliteOrders(SqliteFile):
         """Return what was booked at a provider since, oldest first."""
         where = "owner = ? AND at >= ? AND (code = 'cost' OR code = 'rebate' OR code = 'deposit')"
         transfers = select(Transfer, "transfers", where) + " ORDER BY at, id LIMIT ?"
+        earlier_on = 'FROM events WHERE "order" = ?1 AND version < ?2 AND kind'
         before = (
-            f'SELECT max(at) FROM events WHERE "order" = ? AND version < ? AND kind IN ({HEARD})'
+            f"SELECT max(at) {earlier_on} IN ({HEARD}) AND version > "
+            f"coalesce((SELECT max(version) {earlier_on} = {CORRECTED}), 0)"
         )
 
         def run(db: apsw.Connection) -> list[Movement]:
