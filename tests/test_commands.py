@@ -256,6 +256,17 @@ def test_a_customers_limits_are_set_shown_and_lifted_each_on_its_own(run: Run) -
     assert [None, [], None] == shown(run("customer", "limit", "alice", *every, "--json"))
 
 
+def test_what_was_ordered_today_is_shown_beside_what_may_be(run: Run) -> None:
+    """Else nobody sees why a customer with money has not enough funds."""
+    run("customer", "add", "alice", "--credit", "5")
+    asyncio.run(_two_orders())
+    asyncio.run(_again())
+    run("customer", "limit", "alice", "--daily", "0.15")
+    shown = parsed(run("customer", "show", "alice", "--json"))
+
+    assert ("0.10", "0.15") == (shown["ordered_today"], shown["daily_cap"])
+
+
 def test_a_wrong_limit_changes_none_of_them(run: Run) -> None:
     run("customer", "add", "alice")
     run("customer", "limit", "alice", "--daily", "50")
@@ -576,7 +587,7 @@ def test_an_order_that_its_customer_has_placed_again_is_not_sent_as_well(
 async def _again() -> None:
     """Place order 1 once more, as order 3; its outcome is unknown."""
     store = await SqliteStore.open(Path("gateway.db"))
-    order = (await store.orders([1]))[1]
+    order = msgspec.structs.replace((await store.orders([1]))[1], capped=True)
     at = time.time_ns() // 1_000_000
     route = build.choice("p", cost=90_000)
     await store.place([Placement(1, transitions.opened(order, route, at), at)])

@@ -506,6 +506,30 @@ async def test_what_was_said_of_an_order_under_a_wrong_id_does_not_date_its_move
     ]
 
 
+async def test_what_counts_against_a_day_is_what_was_ordered_and_not_given_back(
+    store: Store,
+) -> None:
+    """What a provider has taken counts, though it is canceled there."""
+    one = await customer(store, credit=9_000_000)
+    drafts = [
+        msgspec.structs.replace(build.draft(one.id, amount * 1_000_000), capped=True)
+        for amount in (1, 2, 4)
+    ]
+    taken, failed, _ = [
+        await order(store, Placement(one.id, transitions.opened(draft, build.choice(), AT), AT))
+        for draft in drafts
+    ]
+    canceled = transitions.reported(build.report(Status.CANCELED), AT, build.FOLLOWING, AT)
+    await advance(store, taken.id, build.accepted("8"), canceled)
+    await advance(store, failed.id, build.refused())
+    nobody = one.id + 1
+    day = 24 * 3600 * 1000
+
+    assert [5_000_000, 0, 0] == [
+        await store.ordered(*which) for which in ((one.id, AT), (one.id, AT + day), (nobody, AT))
+    ]
+
+
 async def test_a_reference_moves_money_once(store: Store) -> None:
     """The second time nothing happens, and that is said."""
     ann = await customer(store)

@@ -82,6 +82,7 @@ async def _facts(store: Store, customer: Customer, config: Config) -> dict[str, 
         "owed": text(balance.owed),
         "currency": config.currency,
         "disabled": customer.disabled,
+        "ordered_today": text(await store.ordered(customer.id, now())),
         "daily_cap": None if customer.daily_cap is None else text(customer.daily_cap),
         "addresses": list(customer.addresses),
         "per_second": customer.per_second,
@@ -248,7 +249,8 @@ async def tier(
 async def limit(
     name: Name,
     daily: Annotated[
-        str | None, typer.Option(help="What all orders of a day (UTC) may cost, or `none`.")
+        str | None,
+        typer.Option(help="What all orders of a day (UTC) may cost, refunded ones too, or `none`."),
     ] = None,
     addresses: Annotated[
         str | None,

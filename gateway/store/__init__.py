@@ -386,6 +386,10 @@ class Store(Imports, Offers, Protocol):
         """
         ...
 
+    async def ordered(self, customer: int, at: int) -> int:
+        """Return what counts against a customer's cap of the day (UTC) of a time, in millionths."""
+        ...
+
     # --- providers ---
 
     async def sight(self, sightings: Sequence[Sighting]) -> None:

@@ -7,6 +7,7 @@ from gateway.errors import ConfigError
 from gateway.model import Customer, Kind
 from gateway.store import Balance
 from gateway.store.joined import Joined
+from gateway.store.page import DAY
 from gateway.store.postgres_base import PostgresBase
 from gateway.store.postgres_rows import Connection, select, things
 from gateway.store.rows import changed, columns, from_row, listed, to_row
@@ -25,6 +26,7 @@ _AVAILABLE = """
     SELECT owner, currency, balance FROM unnest($2::text[], $3::text[]) AS wanted (owner, currency)
     JOIN accounts USING (owner, currency) WHERE kind = $1
 """
+_ORDERED = "SELECT amount FROM spending WHERE customer = $1 AND day = $2"
 
 
 class PostgresCustomers(PostgresBase):
@@ -104,3 +106,8 @@ class PostgresCustomers(PostgresBase):
         rows = await self._fetch(_AVAILABLE, Kind.AVAILABLE, *zip(*wanted, strict=True))
         found = {(owner, currency): balance for owner, currency, balance in rows}
         return [found.get(one, 0) for one in wanted]
+
+    async def ordered(self, customer: int, at: int) -> int:
+        """Return what counts against a customer's cap of the day of a time."""
+        found = await self._fetch(_ORDERED, customer, at // DAY)
+        return int(found[0][0]) if found else 0

@@ -7,8 +7,10 @@ import apsw
 from gateway.errors import ConfigError
 from gateway.model import Customer, Kind
 from gateway.store import Balance
+from gateway.store.page import DAY
 from gateway.store.rows import changed, columns, from_row, listed, to_row
 from gateway.store.sqlite_file import SqliteFile
+from gateway.store.sqlite_page import SPENT
 from gateway.store.sqlite_rows import select
 from gateway.store.tables import UNFINISHED
 
@@ -90,3 +92,8 @@ class SqliteCustomers(SqliteFile):
         """Return what a customer may spend."""
         found = self._read(_AVAILABLE, (str(customer), Kind.AVAILABLE, currency))
         return found[0][0] if found else 0
+
+    async def ordered(self, customer: int, at: int) -> int:
+        """Return what counts against a customer's cap of the day of a time."""
+        found = self._read(SPENT, (customer, at // DAY))
+        return found[0][2] if found else 0

@@ -20,7 +20,7 @@ ORDER = select(Order, "orders", "id = ?")
 CLAIM = 'SELECT fingerprint, "order", at FROM claims WHERE customer = ? AND key = ?'
 _FENCE = "SELECT name, fence FROM leases WHERE name = ?"
 _ACCOUNTS = "SELECT owner, currency, kind, balance FROM accounts WHERE owner = ?"
-_SPENT = "SELECT customer, day, amount FROM spending WHERE customer = ? AND day = ?"
+SPENT = "SELECT customer, day, amount FROM spending WHERE customer = ? AND day = ?"
 _POSTED = "SELECT key, amount FROM transfers WHERE key = ?"
 _UPSTREAM = (
     "SELECT provider, upstream_id, id FROM orders "
@@ -164,7 +164,7 @@ def _load(db: apsw.Connection, found: Found, needs: Needs) -> None:
         found.accounts |= {owner: {} for owner in needs.owners}
         _read_accounts(db, found, {owner for owner, _ in needs.owners})
     found.spending |= dict.fromkeys(needs.spending, 0)
-    for customer, day, amount in db.executemany(_SPENT, needs.spending):
+    for customer, day, amount in db.executemany(SPENT, needs.spending):
         found.spending[customer, day] = amount
     found.posted |= dict(db.executemany(_POSTED, [(key,) for key in needs.keys]))
     for provider, theirs, order in db.executemany(_UPSTREAM, needs.upstream):
