@@ -319,6 +319,22 @@ def house(tmp_path: Path) -> str:
     return url
 
 
+def modes(folder: Path) -> dict[str, int]:
+    """Return who may do what with each file of a database."""
+    return {one.name: one.stat().st_mode & 0o777 for one in folder.glob("*.db*")}
+
+
+async def test_a_new_database_is_readable_to_its_owner_alone(tmp_path: Path) -> None:
+    """So is what SQLite puts beside it: customers and digests of their keys stand there."""
+    url = f"sqlite:///{tmp_path}/gateway.db"
+    await fill(url)
+    store = await open_store(url)
+    found = modes(tmp_path)
+    await store.close()
+
+    assert dict.fromkeys(("gateway.db", "gateway.db-shm", "gateway.db-wal"), 0o600) == found
+
+
 def test_a_backup_needs_a_folder_that_is_there(house: str, tmp_path: Path) -> None:
     refused = gateway(house, "store", "backup", "nowhere/saved.backup")
 
@@ -416,6 +432,7 @@ def test_old_orders_are_archived_by_a_command(house: str, tmp_path: Path) -> Non
     moved = gateway(house, "store", "archive", "--before", "31d", "--json")
     assert {"archived": 1} == json.loads(moved.stdout)
     assert (tmp_path / "gateway.db.archive").exists()
+    assert 0o600 == modes(tmp_path)["gateway.db.archive"]
     again = json.loads(gateway(house, "order", "show", "1000", "--json").stdout)
     assert json.loads(shown) == again
     assert 0 == gateway(house, "audit").returncode

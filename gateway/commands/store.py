@@ -65,7 +65,6 @@ async def backup(
     if not file.parent.is_dir():
         fail(f"there is no folder {file.parent}; make it first, or give another name")
     unfinished = file.with_name(f"{file.name}.part")
-    unfinished.touch(mode=0o600)
     source, target = load_settings().database_url, f"{SQLITE}{unfinished}"
     await _copy(source, target, json=json, live=True, named=str(file))
     unfinished.rename(file)

@@ -5,8 +5,11 @@ operation that arrives alone is committed at once.
 """
 
 import asyncio
+import contextlib
+import os
 import queue
 import re
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +31,8 @@ Operation = Entry | Callable[[apsw.Connection], Any]
 Waiting = tuple[Operation, "asyncio.Future[Any]"]
 """An operation, and who waits for it."""
 
+OWNERS = 0o600
+"""The mode of a new file."""
 MOST = 512
 """Operations in one commit; more would make the first of them wait for the last."""
 PATIENCE = 5000
@@ -40,6 +45,11 @@ log = structlog.get_logger()
 def connect(path: Path, *, write: bool = False, patience: int = PATIENCE) -> apsw.Connection:
     """Open the file; ``StoreUnavailable`` when that is not possible."""
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if write else 0)
+    if write:
+        # Customers and digests of keys: the owner's alone, and so is what SQLite puts beside it.
+        # Not opened: closing it would give up the locks of whoever in this process has it open.
+        with contextlib.suppress(OSError):  # it is there, or SQLite says what is wrong
+            os.mknod(path, OWNERS | stat.S_IFREG)
     try:
         db = apsw.Connection(str(path), flags=flags)
         db.set_busy_timeout(patience)
