@@ -20,7 +20,7 @@ import build
 from gateway import transitions
 from gateway.commands.main import app
 from gateway.model import Held, Offer, Order, Report, Status
-from gateway.store import Placement, Step, Transition
+from gateway.store import Placement, Sighting, Step, Transition
 from gateway.store.sqlite import SqliteStore
 from gateway.view import view
 
@@ -295,6 +295,36 @@ def test_a_deposit_is_booked_once(run: Run, tmp_path: Path) -> None:
     db.close()
     assert {"purse": 52_500_000, "paid": -52_500_000} == found
     assert parsed(run("audit", "--json"))["ok"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "health", "advice"),
+    [
+        (None, "not seen yet", "`gateway sync p` fetches its list"),
+        (Sighting("p", trouble="account: Invalid API key"), "account: Invalid API key", "its key"),
+        (Sighting("p", trouble="p: no answer"), "p: no answer", "it is asked again by itself"),
+        (Sighting("p", synced_at=5), "list too old", "`gateway sync p` tells why"),
+        (Sighting("p", synced_at=2**47, balance=4_999_999), "low balance", "it is under 5; pay in"),
+        (Sighting("p", synced_at=2**47, balance=5_000_000), "ok", ""),
+    ],
+)
+def test_of_a_provider_in_trouble_it_is_said_what_to_do(
+    run: Run, tmp_path: Path, seen: Sighting | None, health: str, advice: str
+) -> None:
+    yaml = YAML.replace("timeout: 1s", "low_balance: 5")
+    (tmp_path / "providers.yaml").write_text(yaml)
+    asyncio.run(_sighted(seen))
+    (row,) = parsed(run("provider", "list", "--json"))
+    read = " ".join(run("provider", "list").output.split())
+
+    assert (health, True) == (row["health"], advice in (row["advice"] or ""))
+    assert bool(advice) is (f"p: {row['advice']}" in read)
+
+
+async def _sighted(seen: Sighting | None) -> None:
+    store = await SqliteStore.open(Path("gateway.db"))
+    await store.sight([seen] if seen else [])
+    await store.close()
 
 
 def test_an_order_can_be_settled_as_placed_before_its_id_is_known(run: Run) -> None:

@@ -21,14 +21,22 @@ from gateway.commands.terminal import (
     moment,
     now,
     opened_store,
+    out,
     show_facts,
     show_json,
     show_table,
 )
-from gateway.errors import CallFailed, TransferConflict
+from gateway.config import Provider
+from gateway.errors import CallFailed, Fault, TransferConflict
 from gateway.model import Decision
 from gateway.money import MILLION, Money, text
 from gateway.store import Sighting
+
+_REFUSED = (
+    "it refuses our account: is its key right in the environment, and is the account at the panel "
+    "open and paid? Its orders take their next route meanwhile, if there is one"
+)
+_SILENT = "it is asked again by itself; its orders take their next route meanwhile, if there is one"
 
 app = typer.Typer(no_args_is_help=True, help="The panels that we buy from.")
 
@@ -43,18 +51,10 @@ async def list_(json: Json = False) -> None:  # noqa: FBT002
         at_risk = await store.at_risk()
         held = Counter(one.provider for one in await store.held() if one.decision is Decision.NONE)
     rows = []
+    oldest = now() - int(config.max_catalog_age * 1000)
     for name, provider in config.providers.items():
         one = seen.get(name, Sighting(name))
-        low = (
-            provider.low_balance is not None
-            and one.balance is not None
-            and one.balance < provider.low_balance * MILLION
-        )
-        health = "low balance" if low else "ok"
-        if one.trouble:
-            health = one.trouble
-        elif one.synced_at is None and one.answered_at is None:
-            health = "not seen yet"
+        health, advice = _health(provider, one, oldest)
         rows.append(
             {
                 "provider": name,
@@ -68,6 +68,7 @@ async def list_(json: Json = False) -> None:  # noqa: FBT002
                 "services": one.offers,
                 "last_sync": moment(one.synced_at),
                 "held_back": held[name],
+                "advice": advice,
             }
         )
     if json:
@@ -88,8 +89,32 @@ async def list_(json: Json = False) -> None:  # noqa: FBT002
                 "last sync",
                 "held back>",
             ),
-            [tuple(row.values()) for row in rows],
+            [tuple(row.values())[:-1] for row in rows],
         )
+        for row in rows:
+            if row["advice"]:
+                out.print(f"{row['provider']}: {row['advice']}", markup=False, soft_wrap=True)
+
+
+def _health(provider: Provider, seen: Sighting, oldest: int) -> tuple[str, str | None]:
+    """Return how a provider is, and what its owner can do about it.
+
+    ``oldest``: from a list that was fetched before, nothing is sold.
+    """
+    if trouble := seen.trouble or "":
+        refused = trouble.startswith(f"{Fault.ACCOUNT}: ")
+        return trouble, _REFUSED if refused else _SILENT
+    if seen.synced_at is None and seen.answered_at is None:
+        return "not seen yet", f"`gateway sync {seen.provider}` fetches its list"
+    if (seen.synced_at or 0) < oldest:
+        return "list too old", f"nothing is sold from it; `gateway sync {seen.provider}` tells why"
+    floor = provider.low_balance
+    if floor is not None and seen.balance is not None and seen.balance < floor * MILLION:
+        return "low balance", (
+            f"it is under {floor}; pay in there, and tell of it: "
+            f"`gateway provider deposit {seen.provider} AMOUNT`"
+        )
+    return "ok", None
 
 
 @app.command()
