@@ -32,6 +32,8 @@ from gateway.store import Balance, Store
 app = typer.Typer(no_args_is_help=True, help="Customers, their keys and their money.")
 
 MOST_PER_SECOND = 1_000_000
+NUMBERS = {"ignore_unknown_options": True}
+"""So that an amount below zero is not taken for an option, and what is wrong with it is said."""
 
 Name = Annotated[str, typer.Argument(help="The customer's name.")]
 Amount = Annotated[str, typer.Argument(help="An amount in the gateway's currency, like 25.50.")]
@@ -172,9 +174,16 @@ async def _move(
     written: str,
     reference: str | None,
     *,
+    opposite: str,
     json: bool,
 ) -> None:
-    """Post one transfer for a customer, and show what he has then."""
+    """Post one transfer for a customer, and show what he has then.
+
+    ``opposite``: the command that moves money the other way.
+    """
+    if written[:1] == "-":
+        other = f"gateway customer {opposite} {name} {written[1:]}"
+        fail(f"{written}: amounts are positive; the other way it is `{other}`")
     async with opened_store() as (store, config):
         customer = await _find(store, name)
         amount = _amount(written, config.currency)
@@ -182,7 +191,8 @@ async def _move(
         try:
             (fresh,) = await store.post([transfer])
         except CustomerError:
-            fail(f"the balance of {name} does not cover {amount}", 1)
+            there = text((await _balance(store, customer, config.currency)).available)
+            fail(f"the balance of {name}, {there}, does not cover {amount}", 1)
         except TransferConflict:
             fail("this reference was used for another amount; nothing was moved", 1)
         balance = text((await _balance(store, customer, config.currency)).available)
@@ -193,7 +203,7 @@ async def _move(
         show_facts({"balance": balance} | again)
 
 
-@app.command()
+@app.command(context_settings=NUMBERS)
 @command
 async def credit(
     name: Name,
@@ -202,10 +212,10 @@ async def credit(
     json: Json = False,  # noqa: FBT002
 ) -> None:
     """Credit a customer with money that he paid."""
-    await _move(ledger.top_up, name, amount, reference, json=json)
+    await _move(ledger.top_up, name, amount, reference, opposite="debit", json=json)
 
 
-@app.command()
+@app.command(context_settings=NUMBERS)
 @command
 async def debit(
     name: Name,
@@ -214,7 +224,7 @@ async def debit(
     json: Json = False,  # noqa: FBT002
 ) -> None:
     """Take money from a customer, such as a payment that was charged back."""
-    await _move(ledger.withdrawal, name, amount, reference, json=json)
+    await _move(ledger.withdrawal, name, amount, reference, opposite="credit", json=json)
 
 
 async def _change(name: str, *, json: bool, **fields: object) -> None:
