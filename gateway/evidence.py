@@ -48,10 +48,11 @@ class Verdict(StrEnum):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """A verdict, and why."""
+    """A verdict, and why; ``doubt``: why nobody but the owner can go by it."""
 
     verdict: Verdict
     why: str
+    doubt: str = ""
 
 
 class _Between(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from gateway import ledger, transitions
 from gateway.errors import StoreUnavailable
 from gateway.model import State
-from gateway.store import Snapshot, Step, Store
+from gateway.store import RESTORED, Snapshot, Step, Store
 from gateway.store.tables import OUTDATED, TABLES
 
 T = TypeVar("T")
@@ -62,7 +62,10 @@ async def move(
     if there != copied:
         wrong = ", ".join(table for table in TABLES if there[table] != copied[table])
         raise StoreUnavailable(f"the copy has not the rows of the original: {wrong}")
-    doubted = 0 if restored_at is None else await _doubt(target, restored_at)
+    doubted = 0
+    if restored_at is not None:
+        doubted = await _doubt(target, restored_at)
+        counters = {**counters, f"{RESTORED}{restored_at}": restored_at}
     after = await target.inspect(ledger.audit)
     if before.ok and after.ok:
         if (before.transfers, before.accounts) != (after.transfers, after.accounts):

@@ -44,6 +44,10 @@ ROUND = 6
 WEIGHT = 20
 """Rows of a list that are as much work as an unknown order."""
 TOO_MANY = Finding(Verdict.OPEN, "more orders are unknown there than can be weighed")
+LOST = (
+    "the books came from a backup since, or not long before, and an order that is not in them may "
+    "have moved the balance: look at the panel"
+)
 TOO_MUCH = Finding(Verdict.OPEN, "too much happened at this provider since")
 SEARCHED_AGAIN = HOUR
 """After which time ids among which none was found are looked through again."""
@@ -70,13 +74,14 @@ async def weigh(
     if MOST_UNKNOWN in (len(under_way), len(unknown)):
         return dict.fromkeys((one.id for one in unknown), TOO_MANY)
     nameless = await store.without_id(provider)
+    restored = max(await store.restores(), default=0)
     case = Case(readings, unknown, [*under_way, *nameless], [], *_times(providers[provider]))
     found: dict[int, Finding] = {}
     while case.unknown:
         full = await _with_movements(store, provider, case)
         if full:
             size = len(full.movements) + WEIGHT * len(full.unknown)
-            return found | await offload(partial(judge, full), size)
+            return found | _doubted(await offload(partial(judge, full), size), case, restored)
         # Too much has happened since the oldest of them: that must not hide the others.
         half = -(-len(case.unknown) // 2)
         given_up, rest = case.unknown[:half], case.unknown[half:]
@@ -84,6 +89,20 @@ async def weigh(
         others = [*case.unfollowed, *given_up]
         case = msgspec.structs.replace(case, unknown=rest, unfollowed=others)
     return found
+
+
+def _doubted(findings: Mapping[int, Finding], case: Case, restored: int) -> dict[int, Finding]:
+    """Return findings with the doubt that books have which came from a backup not long before.
+
+    What was ordered between the two is not in them, and may still be refunded.
+    """
+    doubt = {one.id: LOST for one in case.unknown if one.attempt_at < restored + FORGOTTEN}
+    return {
+        order: finding
+        if finding.verdict is Verdict.OPEN
+        else msgspec.structs.replace(finding, doubt=doubt.get(order, ""))
+        for order, finding in findings.items()
+    }
 
 
 async def _with_movements(store: Store, provider: str, case: Case) -> Case | None:
@@ -194,6 +213,7 @@ class Settler:
             self._tell(provider, order_id, finding)
             if (
                 finding.verdict is not Verdict.OPEN
+                and not finding.doubt
                 and self._providers[provider].settle.mode == "auto"
             ):
                 placed = "" if finding.verdict is Verdict.PLACED else None
@@ -273,15 +293,20 @@ class Settler:
     async def _between(self, order: Order, reach: int) -> list[str]:
         """Return the ids that the order can have: no more than ``reach``, else none."""
         near = await self._store.neighbours(order.provider, order.id, NEIGHBOURS)
+        restores = await self._store.restores()
         # No call takes longer, so these were taken before, or sent after, it can have been taken.
         apart = int(2000 * self._providers[order.provider].timeout)
-        numbered = [(one.attempt_at, int(one.upstream_id)) for one in near if _numbered(one)]
-        lower = [number for at, number in numbered if at + apart <= order.attempt_at]
-        upper = [number for at, number in numbered if at >= order.attempt_at + apart]
+        numbered = [(int(one.upstream_id), one.attempt_at) for one in near if _numbered(one)]
+        lower = [one for one in numbered if one[1] + apart <= order.attempt_at]
+        upper = [one for one in numbered if one[1] >= order.attempt_at + apart]
         if not lower:
             return []
-        first = max(lower) + 1
-        end = min(upper, default=first + reach)
+        (last, since), (end, until) = max(lower), min(upper, default=(0, self._now()))
+        # What was ordered after a backup, and before the books came from it, had ids in between.
+        if any(since < restored < until for restored in restores):
+            return []
+        first = last + 1
+        end = end or first + reach
         return [str(one) for one in range(first, end)] if end - first <= reach else []
 
 

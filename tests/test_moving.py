@@ -225,6 +225,7 @@ async def test_nothing_is_sent_by_itself_that_a_backup_has_on_its_way(
             assert "restored from a backup" in str(event.detail["words"])
         assert [balance] == (await after.balances([ann.id]))[ann.id]
         assert [] == await after.readings("alpha", 0)
+        assert [[], [AT + 9]] == [await one.restores() for one in (before, after)]
 
         # No provider is known to be asked for it, so it can only be given up.
         steps = [transitions.settled(said, AT, FOLLOWING) for said in ("5", "", None)]
@@ -232,6 +233,11 @@ async def test_nothing_is_sent_by_itself_that_a_backup_has_on_its_way(
         assert [State.UNKNOWN, State.UNKNOWN, State.FAILED] == states
         await before.close()
         await after.close()
+
+        await moved(target, f"sqlite:///{tmp_path}/again.db")
+        again = await open_store(f"sqlite:///{tmp_path}/again.db")
+        assert [AT + 9] == await again.restores()
+        await again.close()
 
 
 async def test_the_transfers_of_a_copy_stand_like_any(

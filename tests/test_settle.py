@@ -21,7 +21,7 @@ from gateway.evidence import Verdict
 from gateway.model import Order, State, Status
 from gateway.money import MILLION
 from gateway.settle import Settler, weigh
-from gateway.store import Movement, Store
+from gateway.store import RESTORED, Movement, Store
 from world import YAML, Form, Panel, World, world
 
 SECOND = 1000
@@ -240,6 +240,38 @@ async def test_the_owner_may_let_it_be_decided(trade: Open) -> None:
         assert "this order costs" in str(events[placed].detail["words"])
         assert "Canceled" == (await one.one.api("status", order=failed))["status"]
         assert 2 == len(one.panel.asked("add"))
+
+
+async def restored(one: Trade) -> None:
+    """Have the books come from a backup at this moment."""
+    at = one.one.clock()
+    await one.one.gateway.store.end_loading({f"{RESTORED}{at}": at})
+    one.one.clock.forward(MINUTE)
+
+
+async def test_after_a_restore_nothing_is_decided_by_a_balance_that_lost_orders_may_move(
+    trade: Open,
+) -> None:
+    """The owner is told what it says, and why that is not enough; for as long as that may be so."""
+    async with trade("auto") as one:
+        await restored(one)
+        order = await one.unknown(taken=True)
+        for _ in range(3):
+            await one.look(10)
+        said = await one.evidence(order)
+        before = await one.order(order)
+        await one.one.step(order, transitions.settled(None, one.one.clock(), build.FOLLOWING))
+        one.one.clock.forward(31 * 24 * 60 * MINUTE)
+        await one.one.gateway.sync.fetch("p")
+        await one.look()
+        later = await one.unknown(taken=True)
+        for _ in range(2):
+            await one.look(10)
+
+        assert ("placed", State.UNKNOWN) == (said["says"], before.state)
+        assert "the books came from a backup" in said["but"]
+        assert said["decide"].startswith("look at the panel")
+        assert State.PLACED is (await one.order(later)).state
 
 
 async def test_without_its_id_an_order_is_followed_no_further_and_says_so(trade: Open) -> None:
@@ -662,6 +694,25 @@ async def test_no_id_is_looked_for_unless_the_owner_says_so(trade: Open) -> None
     async with between(trade, ids=0) as (one, order):
         assert "" == (await settled(one, order)).upstream_id
         assert "23502" not in str(one.panel.asked("status"))
+
+
+async def test_no_id_is_looked_for_that_an_order_may_have_which_a_restore_has_lost(
+    trade: Open,
+) -> None:
+    """Its charge may fit as well; once an order is known that was sent later, the ids are clear."""
+    async with between(trade) as (one, before):
+        await restored(one)
+        after = await one.unknown(taken=True, quantity=300)
+        await one.add()
+        last = await one.unknown(taken=True, quantity=400)
+        at = one.one.clock()
+        for order in (before, after, last):
+            await one.one.step(order, transitions.settled("", at, build.FOLLOWING))
+        await one.look(10)
+
+        assert ["", "", "23505"] == [
+            (await one.order(order)).upstream_id for order in (before, after, last)
+        ]
 
 
 @pytest.mark.parametrize(

@@ -173,11 +173,10 @@ async def _evidence(store: Store, config: Config, order: Order) -> dict[str, obj
         Verdict.NOT_PLACED: f"{command} --not-placed",
     }
     by_hand = f"look at the panel, then {command} --upstream THEIR_ID or --not-placed"
-    return {
-        "says": found.verdict,
-        "why": found.why,
-        "decide": decide.get(found.verdict, by_hand),
-    }
+    facts: dict[str, object] = {"says": found.verdict, "why": found.why}
+    if found.doubt:
+        facts["but"] = found.doubt
+    return {**facts, "decide": by_hand if found.doubt else decide.get(found.verdict, by_hand)}
 
 
 async def _everything(store: Store, config: Config, order: Order) -> dict[str, object]:

@@ -22,6 +22,8 @@ Row = Sequence[Any]
 
 PRESENT = "process "
 """What the name of a lease begins with by which a process tells the others that it is there."""
+RESTORED = "restored "
+"""What the name of a counter begins with that holds when the books came from a backup."""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -218,7 +220,10 @@ class Snapshot(Protocol):
         ...
 
     def counters(self) -> Mapping[str, int]:
-        """Return the last order's id (``order``) and the edition of the offers (``offers``)."""
+        """Return the last order's id (``order``) and the edition of the offers (``offers``).
+
+        And, under ``RESTORED`` and itself, each time at which the books came from a backup.
+        """
         ...
 
 
@@ -474,6 +479,10 @@ class Store(Imports, Offers, Protocol):
 
     async def end_loading(self, counters: Mapping[str, int]) -> None:
         """Take up what was loaded: ids go on after the last ones."""
+        ...
+
+    async def restores(self) -> list[int]:
+        """Return when these books came back from a backup, without what was newer than that."""
         ...
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gateway.errors import ConfigError
-from gateway.store import Row
+from gateway.store import RESTORED, Row
 from gateway.store.postgres_base import PostgresBase
 from gateway.store.postgres_rows import Connection, plain
 from gateway.store.tables import NOT_EMPTY, OTHER, TABLES
@@ -17,6 +17,9 @@ _IDENTITIES = """
     SELECT table_name, column_name FROM information_schema.columns
     WHERE table_schema = current_schema() AND is_identity = 'YES'
 """
+_COUNTER = (
+    "INSERT INTO counters VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+)
 
 
 class PostgresLoading(PostgresBase):
@@ -60,11 +63,10 @@ class PostgresLoading(PostgresBase):
 
         async def run(db: Connection) -> None:
             await db.execute("UPDATE secrets SET name = 'pepper' WHERE name = 'loading'")
-            last = counters["order"]
+            others = dict(counters)
+            last = others.pop("order")
             await db.execute("SELECT setval('order_ids', $1, $2)", max(last, 1), last > 0)
-            await db.execute(
-                "UPDATE counters SET value = $1 WHERE name = 'offers'", counters["offers"]
-            )
+            await db.executemany(_COUNTER, others.items())
             for table, column in await db.fetch(_IDENTITIES):
                 await db.execute(
                     f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), "
@@ -72,6 +74,11 @@ class PostgresLoading(PostgresBase):
                 )
 
         await self._transact(run)
+
+    async def restores(self) -> list[int]:
+        """Return when these books came back from a backup."""
+        where = f"starts_with(name, '{RESTORED}') ORDER BY value"
+        return [int(at) for (at,) in await self._fetch(f"SELECT value FROM counters WHERE {where}")]
 
 
 def _as_it_is(value: Any) -> Any:  # noqa: ANN401  # whatever a column holds

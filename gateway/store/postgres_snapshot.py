@@ -96,7 +96,7 @@ class PostgresSnapshot:
         return names, self._look(f"SELECT {listed(names)} FROM {table} ORDER BY {listed(key)}")
 
     def counters(self) -> Mapping[str, int]:
-        """Return the last order's id and the edition of the offers."""
+        """Return the last order's id, the edition of the offers, and when they were restored."""
         ((last,),) = self._look("SELECT last_value - (NOT is_called)::int FROM order_ids")
-        ((offers,),) = self._look("SELECT value FROM counters WHERE name = 'offers'")
-        return {"order": last, "offers": offers}
+        rows = self._look("SELECT name, value FROM counters")
+        return {"order": last} | {str(name): int(value) for name, value in rows}

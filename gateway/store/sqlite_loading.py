@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import apsw
 
 from gateway.errors import ConfigError
-from gateway.store import Row
+from gateway.store import RESTORED, Row
 from gateway.store.rows import listed
 from gateway.store.sqlite_file import SqliteFile
 from gateway.store.tables import NOT_EMPTY, OTHER, TABLES
@@ -50,6 +50,11 @@ class SqliteLoading(SqliteFile):
         def run(db: apsw.Connection) -> None:
             db.execute("UPDATE secrets SET name = 'pepper' WHERE name = 'loading'")
             for name, value in counters.items():
-                db.execute("UPDATE counters SET value = ? WHERE name = ?", (value, name))
+                db.execute("REPLACE INTO counters VALUES (?, ?)", (name, value))
 
         await self._writer.do(run)
+
+    async def restores(self) -> list[int]:
+        """Return when these books came back from a backup."""
+        where = f"name GLOB '{RESTORED}*' ORDER BY value"
+        return [int(at) for (at,) in self._read(f"SELECT value FROM counters WHERE {where}")]

@@ -89,6 +89,6 @@ class SqliteSnapshot:
         )
 
     def counters(self) -> Mapping[str, int]:
-        """Return the last order's id and the edition of the offers."""
+        """Return the last order's id, the edition of the offers, and when they were restored."""
         rows: Iterator[tuple[str, int]] = self._db.execute("SELECT name, value FROM counters")
         return dict(rows)
