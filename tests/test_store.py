@@ -530,6 +530,21 @@ async def test_what_counts_against_a_day_is_what_was_ordered_and_not_given_back(
     ]
 
 
+async def test_a_lease_of_ones_own_is_forgotten_and_any_other_keeps_its_fence(
+    store: Store,
+) -> None:
+    """Each start of a process has a name of its own, and whoever was stopped has an old fence."""
+    for name in ("process a", "work"):
+        await store.lease([name], "a", 0, 10)
+    await store.lease(["process b"], "b", 9, 20)
+    before = await store.holders(-1)
+    taken = await store.lease(["work"], "b", 10, 20)
+
+    assert {"process a", "process b", "work"} == before.keys()
+    assert {"process b", "work"} == (await store.holders(-1)).keys()
+    assert 2 == taken["work"].fence
+
+
 async def test_a_reference_moves_money_once(store: Store) -> None:
     """The second time nothing happens, and that is said."""
     ann = await customer(store)

@@ -448,7 +448,10 @@ class Store(Imports, Offers, Protocol):
     async def lease(
         self, names: Sequence[str], holder: str, now: int, until: int
     ) -> dict[str, Lease]:
-        """Take or renew leases until a time; those that somebody else holds are left out."""
+        """Take or renew leases until a time; those that somebody else holds are left out.
+
+        One whose name ends with its holder's is his own, and forgotten once it has run out.
+        """
         ...
 
     async def release(self, holder: str, names: Sequence[str] | None = None) -> None:

@@ -38,6 +38,14 @@ _LEASE = """
     WHERE leases.holder = excluded.holder OR leases.expires_at <= $3
     RETURNING name, holder, fence
 """
+# Only a name that ends with its holder's is never taken again: any other one keeps its fence. One
+# that is renewed at this moment is not waited for.
+_FORGET = """
+    DELETE FROM leases WHERE name IN (
+        SELECT name FROM leases WHERE expires_at <= $1 AND right(name, length(holder)) = holder
+        FOR UPDATE SKIP LOCKED
+    )
+"""
 
 
 class PostgresProviders(PostgresBase):
@@ -137,6 +145,7 @@ class PostgresProviders(PostgresBase):
 
         async def run(db: Connection) -> dict[str, Lease]:
             rows = await db.fetch(_LEASE, sorted(set(names)), holder, now, until)
+            await db.execute(_FORGET, now)
             return {lease.name: lease for lease in things(Lease, rows)}
 
         return await self._transact(run)

@@ -17,6 +17,8 @@ _AT_RISK = f"""
     WHERE state = 'placed' AND settled_at IS NULL GROUP BY provider
     UNION ALL SELECT provider, cost FROM orders WHERE {_UNDER_WAY}
 """
+# Only a name that ends with its holder's is never taken again: any other one keeps its fence.
+_FORGET = "DELETE FROM leases WHERE expires_at <= ? AND substr(name, -length(holder)) = holder"
 
 
 class SqliteProviders(SqliteFile):
@@ -128,6 +130,7 @@ class SqliteProviders(SqliteFile):
                 ).get
                 if fence is not None:
                     held[name] = Lease(name, holder, fence)
+            db.execute(_FORGET, (now,))
             return held
 
         return await self._writer.do(run)
