@@ -633,10 +633,18 @@ def test_an_order_that_was_with_nobody_when_it_was_backed_up_says_so(run: Run) -
     run("customer", "add", "alice", "--credit", "5")
     asyncio.run(_two_orders())
     asyncio.run(_restored())
-    evidence = parsed(run("order", "show", "3", "--json"))["evidence"]
+    shown = parsed(run("order", "show", "3", "--json"))
+    evidence, event = shown["evidence"], shown["events"][-1]
+    run("order", "settle", "3", "--not-placed")
+    run("order", "retry", "3")
+    queued = parsed(run("order", "show", "3", "--json"))["evidence"]
 
     assert "had no provider when it was backed up" in evidence["says"]
     assert "gateway order settle 3 --not-placed" in evidence["decide"]
+    assert {"at", "what", "words", "note"} == event.keys()
+    assert "by these books no provider was asked for it" == event["note"]
+    assert "it waits for a route that can take it" in queued["says"]
+    assert "gateway catalog show 101" in queued["decide"]
 
 
 async def _restored() -> None:

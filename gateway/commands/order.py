@@ -131,6 +131,10 @@ async def list_(  # a flag each
 
 def _event(event: Event, currency: str) -> dict[str, object]:
     detail: dict[str, object] = dict(event.detail)
+    if detail.get("attempt") == 0:  # restored from when it waited for its first
+        never = ("attempt", "provider", "service", "began_at")
+        detail = {name: value for name, value in detail.items() if name not in never}
+        detail["note"] = "by these books no provider was asked for it"
     if isinstance(began := detail.get("began_at"), int):
         detail["began_at"] = moment(began)
     if isinstance(charge := detail.get("charge"), int):
@@ -157,6 +161,10 @@ async def _evidence(store: Store, config: Config, order: Order) -> dict[str, obj
         return {"says": says, "decide": f"{command} --upstream THEIR_ID, or --not-placed"}
     if order.state is State.FAILED and order.upstream_id:
         return {"says": f"{order.provider} took it as {order.upstream_id}, and here it is given up"}
+    if order.state is State.QUEUED:
+        says = "no provider has it: it waits for a route that can take it, or a free place there"
+        how = f"gateway catalog show {order.service} has its routes, gateway provider list their "
+        return {"says": says, "decide": f"{how}providers; gateway order cancel {order.id} ends it"}
     if order.state is not State.UNKNOWN:
         return None
     if not order.provider:
@@ -209,7 +217,7 @@ async def _everything(store: Store, config: Config, order: Order) -> dict[str, o
     }
 
 
-_TELLING = frozenset({"at", "what", "code", "amount", "currency"})
+_TELLING = frozenset({"at", "what", "code", "amount", "currency", "note"})
 """Facts that need no name before them."""
 
 
@@ -228,7 +236,8 @@ def _show(facts: dict[str, object], *, json: bool) -> None:
         show_facts({f"  {name}": value for name, value in evidence.items()})
     for name, rows in lists.items():
         assert isinstance(rows, list)  # noqa: S101  # see _everything
-        out.print(f"\n{name}", style="bold")
+        if rows:
+            out.print(f"\n{name}", style="bold")
         for row in rows:
             said = [
                 str(value) if key in _TELLING else f"{key} {value}"
