@@ -13,7 +13,7 @@ from functools import partial
 import msgspec
 import structlog
 
-from gateway import ledger, transitions
+from gateway import ledger, moves, transitions
 from gateway.config import Provider
 from gateway.errors import CallFailed
 from gateway.evidence import READINGS, Finding, Verdict, judge
@@ -312,6 +312,16 @@ class Settler:
 
 def _numbered(order: Order) -> bool:
     return order.upstream_id.isascii() and order.upstream_id.isdecimal()
+
+
+def contradicts(order: Order, report: Report) -> bool:
+    """Tell whether a report says another charge or quantity than the order has.
+
+    One that is partial or canceled may show what is left of its charge.
+    """
+    if report.status in moves.REFUNDED or report.charge is None:
+        report = msgspec.structs.replace(report, charge=order.cost, currency="")
+    return not _fits(order, report)
 
 
 def _fits(order: Order, report: Report) -> bool:

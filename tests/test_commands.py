@@ -511,6 +511,30 @@ def test_an_id_that_the_provider_denies_is_not_taken_for_an_orders(
     assert "p could not be asked for 8" in unheard.stderr
 
 
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"charge": "0.045"}, "p has 8 at 0.045, while order 1 is of 100 and should cost 0.09;"),
+        ({"charge": "0.09", "quantity": "50"}, "p has 8 of 50 at 0.09, while order 1 is of 100"),
+        ({"charge": "0.09", "quantity": "100"}, ""),
+        ({"charge": None}, ""),
+        ({"charge": "0.01", "status": "Partial"}, ""),
+    ],
+)
+def test_an_id_that_seems_to_be_another_orders_is_taken_with_a_warning(
+    run: Run, tmp_path: Path, row: dict[str, object], told: str
+) -> None:
+    """The owner's word counts: the price may have changed since."""
+    run("customer", "add", "alice", "--credit", "5")
+    asyncio.run(_two_orders())
+    with answering(tmp_path, {"status": "In progress", "remains": "10", "currency": "USD"} | row):
+        settled = run("order", "settle", "1", "--upstream", "8", "--json")
+
+    assert "8" == parsed(settled)["upstream_id"]
+    assert told in " ".join(settled.stderr.split())
+    assert bool(told) is ("again, with the right id" in " ".join(settled.stderr.split()))
+
+
 def test_commands_go_by_the_last_good_file_as_serving_does(run: Run, tmp_path: Path) -> None:
     """A key must be locked also while the owner is in the middle of writing his file."""
     run("customer", "add", "alice", "--credit", "5")

@@ -29,6 +29,7 @@ from gateway.errors import CallFailed, Fault
 from gateway.evidence import Finding, Verdict
 from gateway.model import Cancel, Event, Order, Refusal, Report, State, Status, Transfer
 from gateway.money import text
+from gateway.order_types import SUBSCRIPTIONS
 from gateway.router import Router
 from gateway.store import Failure, Filter, Step, Store, Transition
 from gateway.transitions import Following
@@ -295,7 +296,7 @@ async def settle(
             fail(f"order {order_id} had no provider when it was backed up; say --not-placed", 1)
         words = await _denial(config, order) if denied else ""
         if upstream is not None:
-            await _see_that_it_is_known(config, order.provider, upstream)
+            await _see_that_it_is_known(config, order, upstream)
         change = transitions.settled(its_id, now(), _following(config), why=words, denied=denied)
         if wrong:
             change = settle_.corrected(order.upstream_id, its_id or "", transfers, now())
@@ -322,8 +323,9 @@ async def _denial(config: Config, order: Order) -> str:
     return said.words
 
 
-async def _see_that_it_is_known(config: Config, provider: str, upstream_id: str) -> None:
-    """Fail the command when the provider denies that id: it was mistyped."""
+async def _see_that_it_is_known(config: Config, order: Order, upstream_id: str) -> None:
+    """Fail the command when the provider denies that id; warn where it means another order."""
+    provider = order.provider
     if provider not in config.providers:
         return
     said = await _said(config, provider, upstream_id)
@@ -331,6 +333,13 @@ async def _see_that_it_is_known(config: Config, provider: str, upstream_id: str)
         fail(f"{provider} has no order {upstream_id}: {said.words}", 1)
     if not isinstance(said, Report):
         err.print(_unasked(provider, upstream_id, said), markup=False, soft_wrap=True)
+    elif order.type != SUBSCRIPTIONS and settle_.contradicts(order, said):
+        charge = "" if said.charge is None else f" at {text(said.charge)}"
+        quantity = "" if said.quantity is None else f" of {said.quantity}"
+        costs = f"order {order.id} is of {order.size} and should cost {text(order.cost)}"
+        again = f"if that is another one, say order settle {order.id} again, with the right id"
+        words = f"{provider} has {upstream_id}{quantity}{charge}, while {costs}; {again}"
+        err.print(words, style="yellow", markup=False, soft_wrap=True)
 
 
 def _unasked(provider: str, upstream_id: str, said: Refusal | CallFailed | None) -> str:
