@@ -158,6 +158,15 @@ def test_a_fixed_rate_below_cost_is_told_and_whether_it_would_be_sold(
     assert all(("p", "1.00") == (one["provider"], one["cost"]) for one in plan["at_a_loss"])
 
 
+def test_whoever_is_in_no_price_group_is_shown_to_be_in_none(run: Run) -> None:
+    """An empty place in a table might be anything."""
+    losing = run(IN_FORCE.replace('rate: "1.50"', 'rate: "0.01"')).stdout.splitlines()
+    touched = run(IN_FORCE.replace('rate: "1.50"', 'rate: "9.99"')).stdout.splitlines()
+
+    assert ["2", "Two", "(none)"] in [line.split()[:3] for line in losing]
+    assert ["ann", "(none)"] in [line.split()[:2] for line in touched]
+
+
 def test_another_name_is_told(run: Run) -> None:
     plan = told(run, IN_FORCE.replace("name: One", "name: First"))
 

@@ -274,17 +274,23 @@ def _show(changes: Changes, name: str) -> None:
     _table("renamed", ("service", "before", "after"), changes.renamed)
     _table("rerouted", ("service", "name", "before", "after"), changes.rerouted)
     columns = ("service", "name", "tier", "rate", "cost", "provider", "sold")
-    _table("at a loss", columns, changes.at_a_loss)
+    _table("at a loss", columns, _grouped(changes.at_a_loss))
     tiers = [
         {"tier": tier or "(none)", "what": what}
         for what, names in changes.tiers.items()
         for tier in names
     ]
     _table("tiers", ("tier", "what"), tiers)
-    _table("customers", ("customer", "tier", "dearer", "cheaper", "tier_gone"), changes.customers)
+    touched = ("customer", "tier", "dearer", "cheaper", "tier_gone")
+    _table("customers", touched, _grouped(changes.customers))
     moved = changes.dearer, changes.cheaper, changes.renamed, changes.rerouted
     if not any((changes.added, changes.gone, *moved)):
         out.print(f"{name}: every service and every rate stays as it is", markup=False)
+
+
+def _grouped(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
+    """Return rows in which it stands for people that somebody is in no price group."""
+    return [{**row, "tier": row["tier"] or "(none)"} for row in rows]
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
