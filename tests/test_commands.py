@@ -108,6 +108,7 @@ def test_a_customers_life(run: Run) -> None:
         (("customer", "limit", "alice", "--per-second", "often"), 2, "from 1 to 1000000"),
         (("provider", "deposit", "x", "5"), 2, "there is no provider x; there are: p"),
         (("provider", "deposit", "p", "0"), 2, "write one like 50.00"),
+        (("provider", "deposit", "p", "-5"), 2, "-5 is not a positive amount; write one like"),
         (("provider", "deposit", "p", "five"), 2, "is not an amount"),
         (("order", "settle", "1"), 2, "one of --upstream"),
         (("order", "settle", "1", "--placed", "--not-placed"), 2, "one of --upstream"),

@@ -117,7 +117,7 @@ def _health(provider: Provider, seen: Sighting, oldest: int) -> tuple[str, str |
     return "ok", None
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # an amount may be below zero
 @command
 async def deposit(
     name: Annotated[str, typer.Argument(help="The provider's name.")],
