@@ -45,6 +45,9 @@ IDLE = 3.0
 """Seconds that an unused connection is kept. Many servers close theirs after five; whoever sends
 just then cannot know whether it was heard, so ours must be the shorter patience by far."""
 
+CLOSING = 1.0
+"""Seconds that the event loop has to report connections closed; it does so in its next turns."""
+
 UNWRITTEN = "unwritten"
 """The request extension by which a transport says that not a byte can have been written yet."""
 
@@ -331,7 +334,9 @@ class Wire(httpx.AsyncBaseTransport):
         for connection in tuple(self.connections):
             connection.abort()
         if waiting:
-            await asyncio.wait(waiting)
+            # A connection that was given up while it opened is reported closed by asyncio, and
+            # by uvloop never.
+            await asyncio.wait(waiting, timeout=CLOSING)
 
     async def _connect(self, origin: _Origin) -> "_Connection":
         scheme, host, port = origin

@@ -768,6 +768,20 @@ async def test_closing_ends_every_connection_and_the_calls_on_them(
         assert (Indeterminate, 0) == (heard, left)
 
 
+async def test_closing_does_not_wait_for_a_connection_that_was_given_up_while_it_opened() -> None:
+    """On uvloop nobody hears of its end."""
+    transport = Wire()
+    async with asyncio.timeout(AMPLE), wire.serve(wire.Peer.hang) as server:
+        call = asyncio.create_task(outcome(Upstream(transport), server.url))
+        while not transport.connections:
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait({call})
+        await transport.aclose()
+
+    assert call.cancelled()
+
+
 @pytest.mark.parametrize("host", ["a..b.invalid", "a" * 70 + ".invalid", "nobody.invalid"])
 async def test_a_transport_tells_no_such_name_in_the_words_of_httpx(host: str) -> None:
     transport = Wire()
