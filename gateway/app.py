@@ -5,7 +5,7 @@ import gc
 import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from gateway.background import Background
 from gateway.cache import CATALOG, CUSTOMERS, Cache, open_cache
 from gateway.catalog import Shop
 from gateway.config import Config
+from gateway.ending import end
 from gateway.endpoint import PATHS, Endpoint
 from gateway.errors import ConfigError, StoreUnavailable
 from gateway.exchange import ExchangeSource
@@ -156,18 +157,17 @@ async def open_gateway(
     now: Callable[[], int] = lambda: int(time.time() * 1000),
 ) -> AsyncIterator[Gateway]:
     """Open everything for as long as the context lasts; nothing runs on its own yet."""
-    store = await open_store(settings.database_url, first_id=config.orders.first_id)
-    pepper = await store.pepper()
-    cache = _open_cache(settings, pepper)
-    upstream = upstream or Upstream()
-    try:
+    async with AsyncExitStack() as opened:
+        store = await open_store(settings.database_url, first_id=config.orders.first_id)
+        opened.push_async_callback(store.close)
+        pepper = await store.pepper()
+        cache = _open_cache(settings, pepper)
+        opened.push_async_callback(cache.aclose)
+        upstream = upstream or Upstream()
+        opened.push_async_callback(upstream.aclose)
         opening = _refreshed(Gateway(config, store, cache, upstream, Auth(store, pepper), now))
         del config  # what has a name here would outlive a change of the file
         yield await opening
-    finally:
-        await upstream.aclose()
-        await cache.aclose()
-        await store.close()
 
 
 async def _refreshed(gateway: Gateway) -> Gateway:
@@ -208,8 +208,8 @@ async def find_config(settings: Settings, store: Store) -> tuple[Config, list[st
 async def wind_down(gateway: Gateway) -> None:
     """Hand over the background work, and let what is under way come to its answer."""
     await gateway.background.stop()
-    await gateway.follow.drain(DRAIN)
-    if left := await gateway.orders.drain(DRAIN):
+    left, _ = await asyncio.gather(gateway.orders.drain(DRAIN), gateway.follow.drain(DRAIN))
+    if left:
         log.warning("stopped with orders under way", orders=left)
     with suppress(StoreUnavailable):
         await gateway.orders.take_back()  # nobody else knows of these
@@ -267,9 +267,7 @@ class Running:
 
     async def stop(self) -> None:
         """Hand over the background work, and let what is under way come to its answer."""
-        for loop in self._loops:
-            loop.cancel()
-            await asyncio.wait({loop})
+        await end(self._loops)
         await wind_down(self.gateway)
         if self._ending:
             await asyncio.wait(self._ending)

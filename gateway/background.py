@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from gateway.config import Config
+from gateway.ending import end
 from gateway.errors import CallFailed, LeaseLost, StoreUnavailable
 from gateway.follow import Follow
 from gateway.model import Action, State
@@ -124,9 +125,7 @@ class Background:
 
     async def stop(self) -> None:
         """Stop every loop where it waits, and hand the work over to whoever else is there."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         self._tasks.clear()  # each leads back to us: a gateway and its file would outlive their use
         self._held.clear()
         try:

@@ -176,10 +176,12 @@ class RedisServer:
                     await channel.aclose()
 
     async def aclose(self) -> None:
-        """Close every connection."""
-        await self._redis.aclose()
-        if self._sentinel:
-            await self._sentinel.aclose()
+        """Close every connection; what a server that hangs does not let go of is left to it."""
+        with contextlib.suppress(Unanswered), self._told():
+            async with asyncio.timeout(ALTOGETHER):
+                await self._redis.aclose()
+                if self._sentinel:
+                    await self._sentinel.aclose()
 
     def _named(self, keys: Sequence[str] | Mapping[str, bytes]) -> list[str]:
         return [self._prefix + key for key in keys]

@@ -10,6 +10,7 @@ import structlog
 
 from gateway import metrics, redis_url
 from gateway.cache_redis import QUIET, RedisServer, Refused, Unanswered
+from gateway.ending import ENDING, end
 
 PAUSE = 1.0
 """Seconds without Redis after a failure: one caller in a second waits in vain, not all of them."""
@@ -109,13 +110,12 @@ class RedisCache:
 
     async def aclose(self) -> None:
         """See ``Cache``; what is under way comes to its end first."""
-        while self._listening is not None and not self._listening.done():
-            # Once may not do: a time limit that ends at the same moment can take it for its own.
-            self._listening.cancel()
-            await asyncio.wait({self._listening}, timeout=PAUSE)
+        if self._listening is not None:
+            await end([self._listening])
         self._server.give_up()
-        while self._tasks:
-            await asyncio.wait(tuple(self._tasks))
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=ENDING)
+        await end(self._tasks)
         await self._redis.aclose()
 
     async def _change(

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import faulthandler
 import gc
 import os
 import signal
@@ -12,7 +13,8 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Any
 
 import structlog
 import typer
@@ -20,7 +22,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from gateway import logs
-from gateway.app import Application, at_work, find_config, open_store, read_config
+from gateway.app import DRAIN, Application, at_work, find_config, open_store, read_config
 from gateway.commands.terminal import (
     Json,
     command,
@@ -37,6 +39,10 @@ from gateway.settings import Settings
 
 log = structlog.get_logger()
 
+ANSWERED = 30
+"""Seconds that customers' requests get to be answered when a server stops."""
+STOPPED = ANSWERED + DRAIN + 30.0
+"""Seconds after which a process has ended that was told to stop, whatever hangs in it."""
 _M_TRIM_THRESHOLD = -1
 """What glibc's ``malloc.h`` calls it."""
 _KEPT = 128 * 1024
@@ -49,6 +55,7 @@ class Served(Application):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or live for as long as the server does."""
         if scope["type"] == "lifespan":
+            stop_in_time()
             await super().__call__(scope, receive, partial(_say, send))
         else:
             await super().__call__(scope, receive, send)
@@ -84,6 +91,25 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stop_in_time(seconds: float = STOPPED) -> None:
+    """Have whatever stops this process end it for certain, so many seconds later.
+
+    Tasks end within bounds, but a thread cannot be told to end, and the interpreter waits for all
+    of them: one may wait for a disk or a server that does not answer any more. So what is still
+    there then is shown on stderr, names and no value, and the process is gone with status 1. It
+    gives up what a power failure would: nothing that anybody was promised, for that is durable.
+    An order whose answer is not written down is found as left over by whoever is there next.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, partial(_insist, signal.getsignal(number), seconds))
+
+
+def _insist(stop: Any, seconds: float, number: int, frame: FrameType | None) -> None:  # noqa: ANN401
+    signal.signal(number, stop)  # asking again gives it no more time
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    stop(number, frame)
 
 
 def settle_memory() -> None:
@@ -137,7 +163,7 @@ def serve(
         date_header=False,
         access_log=False,
         log_config=None,
-        timeout_graceful_shutdown=30,
+        timeout_graceful_shutdown=ANSWERED,
     )
     if several:
         # It starts a worker anew that has died or does not answer, and ends them in order.
@@ -162,8 +188,10 @@ async def background(
 ) -> None:
     """Do the background work alone; any number of these share it among them."""
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+    stop_in_time()
     async with at_work(load_settings(config=config)):
         log.info("working")
         await stop.wait()

@@ -9,7 +9,7 @@ happened, unless the answer to a commit was lost: that nobody knows until he rea
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
 
@@ -344,12 +344,17 @@ class PostgresStore(
 
 
 def _look(runner: asyncio.Runner, db: Connection) -> Look:
-    async def begun(statement: str, bindings: tuple[object, ...]) -> Any:  # noqa: ANN401
-        return await db.cursor(statement, *bindings)
+    def answer(asked: Awaitable[T]) -> T:
+        async def waited() -> T:
+            # Nobody can end a thread that waits for a server which says nothing any more.
+            async with asyncio.timeout(LONG / 1000):
+                return await asked
+
+        return runner.run(waited())
 
     def rows(statement: str, *bindings: object) -> Iterator[Row]:
-        cursor = runner.run(begun(statement, bindings))
-        while some := runner.run(cursor.fetch(CHUNK)):
+        cursor = answer(db.cursor(statement, *bindings))
+        while some := answer(cursor.fetch(CHUNK)):
             yield from some
 
     return rows
