@@ -1,25 +1,62 @@
-"""Every command, in one table."""
+"""Every command, in one table; the file of one is read when it is wanted.
 
-from typing import Annotated
+So a command starts without all the others, and a process that serves does not carry them about.
+"""
+
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from gateway.commands import (
-    books,
-    catalog,
-    customer,
-    demo,
-    order,
-    plan,
-    provider,
-    sandbox,
-    serve,
-    simulate,
-    store,
-)
 from gateway.commands.terminal import FLAGS
 
+TABLE = {
+    "demo": "demo:demo",
+    "serve": "serve:serve",
+    "sandbox": "sandbox:serve_sandbox",
+    "simulate": "simulate:simulate",
+    "background": "serve:background",
+    "check": "serve:check",
+    "plan": "plan:plan",
+    "sync": "provider:sync",
+    "audit": "books:audit",
+    "customer": "customer:app",
+    "order": "order:app",
+    "provider": "provider:app",
+    "store": "store:app",
+    "catalog": "catalog:app",
+}
+"""Each command or group of them, with the file it is in and what it is called there."""
+
+
+class Table(TyperGroup):
+    """The commands of the table, in its order."""
+
+    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401  # typer's
+        # Their names, for whoever mistypes one.
+        super().__init__(**attributes | {"commands": dict.fromkeys(TABLE)})
+
+    def list_commands(self, _: object) -> list[str]:
+        """Return the names."""
+        return list(TABLE)
+
+    def get_command(self, _: object, cmd_name: str) -> Any:  # noqa: ANN401  # typer hides its type
+        """Return a command; ``None`` when there is none of this name."""
+        if cmd_name not in TABLE:
+            return None
+        file, _, name = TABLE[cmd_name].partition(":")
+        found = getattr(import_module(f"gateway.commands.{file}"), name)
+        alone = typer.Typer()
+        if isinstance(found, typer.Typer):
+            alone.add_typer(found, name=cmd_name)
+        else:
+            alone.command(cmd_name)(found)
+        return typer.main.get_group(alone).commands[cmd_name]
+
+
 app = typer.Typer(
+    cls=Table,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -45,22 +82,6 @@ def flags(
         log_format=log_format,
         log_level=log_level,
     )
-
-
-app.command()(demo.demo)
-app.command()(serve.serve)
-app.command("sandbox")(sandbox.serve_sandbox)
-app.command()(simulate.simulate)
-app.command()(serve.background)
-app.command()(serve.check)
-app.command()(plan.plan)
-app.command()(provider.sync)
-app.add_typer(customer.app, name="customer")
-app.add_typer(order.app, name="order")
-app.add_typer(provider.app, name="provider")
-app.add_typer(store.app, name="store")
-app.add_typer(catalog.app, name="catalog")
-app.command()(books.audit)
 
 
 def main() -> None:
