@@ -43,10 +43,10 @@ ANSWERED = 30
 """Seconds that customers' requests get to be answered when a server stops."""
 STOPPED = ANSWERED + DRAIN + 30.0
 """Seconds after which a process has ended that was told to stop, whatever hangs in it."""
-_M_TRIM_THRESHOLD = -1
-"""What glibc's ``malloc.h`` calls it."""
-_KEPT = 128 * 1024
-"""Bytes of free memory that are kept for the next need."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+"""What glibc's ``malloc.h`` calls them."""
+_LARGE = 128 * 1024
+"""Bytes from which a piece of memory stands apart, and goes when it is done with."""
 
 
 class Served(Application):
@@ -80,6 +80,7 @@ class Worker:
 
     def __call__(self) -> Application:
         """Read the owner's file, and put everything together."""
+        keep_little()
         logs.configure(self._settings.log_format, self._settings.log_level)
         application = Served(self._settings, background=self._background)
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
@@ -112,14 +113,21 @@ def _insist(stop: Any, seconds: float, number: int, frame: FrameType | None) -> 
     stop(number, frame)
 
 
-def settle_memory() -> None:
-    """Spare the collector what is there when all has started: it lives as long as the process.
+def keep_little() -> None:
+    """Have glibc give back what it is done with; before anything large is read.
 
-    And have glibc give back what it is done with. By itself it keeps more the larger the pieces
-    that it was once asked for, and a catalog is a large one.
+    By itself it keeps more the larger the pieces that it was once asked for, and a catalog is a
+    large one; and it has a heap for each thread, though the interpreter lets one run at a time.
     """
     with suppress(AttributeError, OSError):  # another C library has no such word
-        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        choose = ctypes.CDLL(None).mallopt
+        choose(_M_ARENA_MAX, 1)
+        choose(_M_MMAP_THRESHOLD, _LARGE)
+        choose(_M_TRIM_THRESHOLD, _LARGE)
+
+
+def settle_memory() -> None:
+    """Spare the collector what is there when all has started: it lives as long as the process."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
@@ -135,6 +143,7 @@ def serve(
     ] = False,
 ) -> None:
     """Serve customers, and keep catalogs and statuses fresh in the background."""
+    keep_little()
     try:
         found = load_settings(config=config, host=host, port=port)
         warnings = asyncio.run(_prepared(found))
@@ -187,6 +196,7 @@ async def background(
     config: Annotated[Path | None, typer.Option(help="The owner's file.")] = None,
 ) -> None:
     """Do the background work alone; any number of these share it among them."""
+    keep_little()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
