@@ -9,6 +9,7 @@ is to be in force and what is held back, out.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from operator import attrgetter, not_
 from typing import Literal
 
 import msgspec
@@ -17,6 +18,7 @@ from gateway.model import Decision, Held, Known, Offer
 from gateway.money import EXACT
 from gateway.order_types import fold
 
+_RATE = attrgetter("rate")
 _WORD = re.compile(r"\w+")
 _SHORT = 2
 """A list is short when it has less than one out of so many of the services that were there."""
@@ -53,7 +55,7 @@ def disbelief(before: int, offers: Sequence[Offer]) -> str:
 
     ``before``: how many services were there.
     """
-    free = sum(not offer.rate for offer in offers)
+    free = sum(map(not_, map(_RATE, offers)))
     if not offers or len(offers) * _SHORT < before:
         return f"lists {len(offers)} services instead of {before}"
     if free * 2 > len(offers):
@@ -118,11 +120,23 @@ def suspicion(old: Offer | None, new: Offer, jump: Decimal) -> str:
     if old is not None:
         if (old.name, old.category, old.type) != (new.name, new.category, new.type):
             reasons += _renamed(old, new)
-        # What was free was not sold by its own rate, so there is nothing that it could lose.
-        low, high = (old, new) if old.rate < new.rate else (new, old)
-        if old.rate and high.rate > EXACT.multiply(low.rate, jump):
+        if _jumps(old.rate, new.rate, jump):
             reasons.append(f"its rate was {old.rate:f} and is {new.rate:f}")
     return "; ".join(reasons)
+
+
+def harmless(before: Decimal, new: Offer, rules: Rules) -> bool:
+    """Say whether there is nothing odd about a row that differs by its rate alone.
+
+    It is what ``suspicion`` says, at a third of the cost: in some nights all rows are such.
+    """
+    return new.min <= new.max and not _jumps(before, new.rate, rules.jump)
+
+
+def _jumps(before: Decimal, now: Decimal, jump: Decimal) -> bool:
+    # What was free was not sold by its own rate, so there is nothing that it could lose.
+    low, high = (before, now) if before < now else (now, before)
+    return bool(before) and high > EXACT.multiply(low, jump)
 
 
 def _renamed(old: Offer, new: Offer) -> Iterator[str]:

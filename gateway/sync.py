@@ -2,7 +2,7 @@
 
 import asyncio
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from itertools import chain
@@ -23,7 +23,7 @@ from gateway.model import Decision, Held, Offer
 from gateway.offload import gently, let_go, offload
 from gateway.router import Router
 from gateway.store import Lease, Sighting, Store
-from gateway.store.offers import UNFINISHED, Difference, compare
+from gateway.store.offers import UNFINISHED, Difference, compare, rated
 
 log = structlog.get_logger()
 
@@ -67,11 +67,16 @@ class Digests(msgspec.Struct, frozen=True):
         """Return the digests of rows."""
         found = cls(array("q"), array("q"))
         for offer in offers:  # steps, not one for all
-            other = hash(replace(offer, rate=FREE))
-            found.others.append(other)
-            # A number's own hash takes three times as long.
-            found.rows.append(hash((other, str(offer.rate))))
+            found.add(offer)
         return found
+
+    def add(self, offer: Offer) -> tuple[int, int]:
+        """Add a row; returns its digest, and that of all but its rate."""
+        other = hash(replace(offer, rate=FREE))
+        row = hash((other, str(offer.rate)))  # a number's own takes three times as long
+        self.rows.append(row)
+        self.others.append(other)
+        return row, other
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -91,14 +96,14 @@ class Sifted(msgspec.Struct, frozen=True):
     """A list by what was there before.
 
     Attributes:
-        same: the ids of what was there just so.
+        settled: the ids of what need not be read back: at first of what was there just so.
         rated: what was there at another rate, by id.
-        fresh: all that was not there just so.
+        fresh: what is still to be judged: at first the rest.
         digests: of the whole list.
 
     """
 
-    same: set[str]
+    settled: set[str]
     rated: dict[str, Offer]
     fresh: list[Offer]
     digests: Digests
@@ -214,21 +219,31 @@ class Sync:
         seen = self._seen.get(provider)
         before = seen.digests if seen and seen.edition == since else NOTHING
         sifted = await offload(lambda: sift(offers, before), len(offers))
-        known = await self._known(provider, sifted, len(offers), len(before.rows))
-        waiting = {one.offer: one for one in await self._store.held(provider)}
         rules = self._rules(provider)
-        there = len(before.rows) or sum(gone_at is None for _, gone_at in known.values())
-        if reason := firewall.disbelief(there, offers):
+        rates = await self._store.rates(provider) if sifted.rated else {}
+        moved, known = await offload(lambda: move(provider, sifted, rates, rules, now), len(rates))
+        if not before.rows or len(sifted.settled) < max(len(before.rows), len(offers)):
+            known |= await self._store.known_offers(provider, sifted.settled)
+        waiting = {one.offer: one for one in await self._store.held(provider)}
+
+        def doubtful() -> str:
+            there = len(before.rows) or sum(gone_at is None for _, gone_at in known.values())
+            return firewall.disbelief(there, offers)
+
+        if reason := await offload(doubtful, len(offers)):
             await self._disbelieve(provider, reason, len(offers), waiting.get(""), now, under)
 
         def judged() -> tuple[list[Held], list[Difference], Digests]:
             found = firewall.judge(provider, known, sifted.fresh, waiting, rules, now)
             digests = sifted.digests
             if found.held:  # then it is not the list that is in force
-                same = (offer for offer in offers if offer.id in sifted.same)
-                digests = Digests.of(chain(same, found.offers))
+                held = {one.offer for one in found.held}
+                listed = (offer for offer in offers if offer.id not in held)
+                kept = (offer for offer in found.offers if offer.id in held)
+                digests = Digests.of(chain(listed, kept))
             first = not before.rows and not known
-            return found.held, compare(provider, known, found.offers, now, first=first), digests
+            differing = compare(provider, known, found.offers, now, first=first)
+            return found.held, moved + differing, digests
 
         held, differences, digests = await offload(judged, len(sifted.fresh) + len(known))
         edition = await self._store.save_offers(
@@ -242,25 +257,6 @@ class Sync:
         undecided = [one for one in held if one.decision is Decision.NONE]
         _tell(provider, [one for one in undecided if one.at == now])
         return undecided
-
-    async def _known(
-        self, provider: str, sifted: Sifted, listed: int, before: int
-    ) -> dict[str, tuple[Offer, int | None]]:
-        """Return what is known of all that is not the same, also of what is gone."""
-        rates = await self._store.rates(provider) if sifted.rated else {}
-
-        def at_their_rates() -> dict[str, tuple[Offer, int | None]]:
-            return {
-                one: (replace(offer, rate=Decimal(rate)), None)
-                for one, rate in rates.items()
-                if (offer := sifted.rated.get(one))
-            }
-
-        known = await offload(at_their_rates, len(rates))
-        but = sifted.same | known.keys()
-        if not before or len(but) < max(listed, before):
-            known |= await self._store.known_offers(provider, but)
-        return known
 
     def _rules(self, provider: str) -> Rules:
         of_all, its_own = self._config, self._config.providers[provider]
@@ -293,16 +289,43 @@ class Sync:
 
 def sift(offers: Sequence[Offer], before: Digests) -> Sifted:
     """Take a list apart by what was there before."""
-    found = Sifted(set(), {}, [], Digests.of(offers))
+    found = Sifted(set(), {}, [], Digests(array("q"), array("q")))
     rows, others = set(before.rows), set(before.others)
-    for offer, row, other in zip(offers, found.digests.rows, found.digests.others, strict=True):
+    for offer in offers:
+        row, other = found.digests.add(offer)
         if row in rows:
-            found.same.add(offer.id)
-            continue
-        found.fresh.append(offer)
-        if other in others:
+            found.settled.add(offer.id)
+        elif other in others:
             found.rated[offer.id] = offer
+        else:
+            found.fresh.append(offer)
     return found
+
+
+def move(
+    provider: str, sifted: Sifted, rates: Mapping[str, str], rules: Rules, at: int
+) -> tuple[list[Difference], dict[str, tuple[Offer, int | None]]]:
+    """Settle what differs by its rate alone, where that is nothing for the firewall.
+
+    In most nights that is all that differs, so nothing else is asked of it. Returns the differences
+    and, of what is fresh by its rate, what is known of it. ``rates``: of all that is offered.
+    """
+    differences: list[Difference] = []
+    known: dict[str, tuple[Offer, int | None]] = {}
+    for one, before in rates.items():
+        offer = sifted.rated.pop(one, None)
+        if offer is None:
+            continue
+        sifted.settled.add(one)
+        rate = Decimal(before)
+        if firewall.harmless(rate, offer, rules):
+            if rate != offer.rate:
+                differences.append(rated(provider, offer, before, at))
+        else:
+            known[one] = replace(offer, rate=rate), None
+            sifted.fresh.append(offer)
+    sifted.fresh.extend(sifted.rated.values())
+    return differences, known
 
 
 def _tell(provider: str, fresh: Sequence[Held]) -> None:

@@ -6,7 +6,7 @@ met at other panels): ``writes`` say what form a call becomes, ``reads`` what an
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
@@ -772,6 +772,10 @@ ODD_ROWS: list[Any] = [
     {"service": 6, "name": "x", "rate": "1", "min": None, "max": 2},
     {"service": 7, "name": "x", "rate": "1", "min": 1},
     {"service": 0, "name": "x", "rate": "1", "min": 1, "max": 2, "type": 8},
+    {"service": 8, "name": "x", "rate": "1", "min": 1, "max": 2, "refill": 1},
+    {"service": 8, "name": "x", "rate": "1", "min": 1, "max": 2, "refill": 1.0},
+    {"service": 8, "name": "x", "rate": "1", "min": True, "max": 2, "refill": 1},
+    {"service": 8, "name": "x", "rate": "1", "min": 1, "max": 2, "refill": [1], "category": ["a"]},
     {"name": "x"},
     {},
 ]
@@ -787,14 +791,15 @@ def test_each_service_in_a_long_list_is_read_as_alone(wrap: str, others: list[An
     assert len(body) > wild.LARGE
     found = wild.parse(body.encode(), services=True)
 
-    alone = [_read(wild.parse(json.dumps(row).encode())) for row in rows]
-    assert alone == [_read(row) for row in shapes.listed(found)]
+    alone = [_read(shapes.offers(), wild.parse(json.dumps(row).encode())) for row in rows]
+    read = shapes.offers()
+    assert alone == [_read(read, row) for row in shapes.listed(found)]
     assert "3" in {one.description for one in alone if isinstance(one, Offer)}
 
 
-def _read(row: wild.Wild) -> Offer | str:
+def _read(read: Callable[[wild.Wild], Offer], row: wild.Wild) -> Offer | str:
     try:
-        return shapes.offer(row)
+        return read(row)
     except ValueError as misfit:
         return str(misfit)
 

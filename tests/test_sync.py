@@ -18,10 +18,11 @@ import build
 from gateway import config
 from gateway.app import open_gateway
 from gateway.errors import CallFailed
+from gateway.firewall import Rules, judge
 from gateway.model import Decision, Held, Offer
 from gateway.settings import Settings
 from gateway.store.offers import compare
-from gateway.sync import AT_ONCE, NOTHING, Digests, sift
+from gateway.sync import AT_ONCE, NOTHING, Digests, move, sift
 from gateway.upstream import Upstream
 from wire import LIMIT, Peer, Talk, serve
 from world import ROWS, YAML, Form, Panel, World, world
@@ -264,9 +265,28 @@ def test_a_list_is_taken_apart_by_what_was_there_before() -> None:
     rated, renamed = build.offer("1", rate="1"), build.offer("2", "Views", "1")
     found = sift([first[0], rated, renamed], all_new.digests)
 
-    assert (set(), {}, first) == (all_new.same, all_new.rated, all_new.fresh)
-    assert ({"0"}, {"1": rated}, [rated, renamed]) == (found.same, found.rated, found.fresh)
+    assert (set(), {}, first) == (all_new.settled, all_new.rated, all_new.fresh)
+    assert ({"0"}, {"1": rated}, [renamed]) == (found.settled, found.rated, found.fresh)
     assert Digests.of([first[0], rated, renamed]) == found.digests
+
+
+@pytest.mark.parametrize("before", ["0", "0.0009", "0.3", "0.30001", "0.9", "0.90", "2.7", "2.71"])
+@pytest.mark.parametrize("least", [10, 20_000])
+def test_what_differs_by_its_rate_alone_is_judged_like_anything_else(
+    before: str, least: int
+) -> None:
+    """The short way and the long one: what is written down and what is held back are the same."""
+    new = msgspec.structs.replace(build.offer("1"), min=least)
+    old = msgspec.structs.replace(new, rate=Decimal(before))
+    sifted = sift([new], Digests.of([old]))
+    moved, known = move("p", sifted, {"1": before}, Rules(), build.AT)
+    short = judge("p", known, sifted.fresh, {}, Rules(), build.AT)
+    long = judge("p", {"1": (old, None)}, [new], {}, Rules(), build.AT)
+
+    assert long.held == short.held
+    assert compare("p", {"1": (old, None)}, long.offers, build.AT) == moved + compare(
+        "p", known, short.offers, build.AT
+    )
 
 
 async def test_what_somebody_else_has_taken_up_meanwhile_is_not_mistaken_for_the_last_list(

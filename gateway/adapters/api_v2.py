@@ -196,12 +196,12 @@ class ApiV2:
 
     def read_services(self, _call: Call, answer: Wild) -> tuple[list[Offer], list[str]]:
         """Return the rows of a service list, and what is wrong with each row left out."""
-        rows = shapes.listed(answer)
+        rows, read = shapes.listed(answer), shapes.offers()
         offers: dict[str, Offer] = {}
         wrong = []
         for at, row in enumerate(rows):
             try:
-                offer = shapes.offer(row)
+                offer = read(row)
             except ValueError as misfit:
                 wrong.append(f"[{at}]{misfit}")
                 continue

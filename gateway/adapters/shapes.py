@@ -5,6 +5,7 @@ shapes that are met; what a fact means is the reader's, in ``api_v2``.
 """
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from gateway.adapters import wild
 from gateway.adapters.wild import Row, Wild
@@ -95,28 +96,54 @@ _NEEDED: Mapping[str, tuple[Callable[[Wild], object], str]] = {
 """What every service has, how it is read, and what is said of anything else."""
 
 
-def offer(row: Wild) -> Offer:
-    """Read one service; ``ValueError`` names the place in the row that does not fit."""
-    if isinstance(row, dict):
-        row = Row.of(row)
-    if not isinstance(row, Row):
-        raise ValueError(f": a map was expected, not {wild.show(row)}")  # noqa: TRY004 - a row that does not fit, like any other
-    one, name, rate = wild.identity(row.service), wild.text(row.name), wild.rate(row.rate)
-    least, most = wild.count(row.min), wild.count(row.max)
-    if not one or not name or rate is None or least is None or most is None:
-        raise ValueError(_misfit(row))
-    return Offer(
-        one,
-        name,
-        wild.text(row.type) or "Default",
-        wild.text(row.category),
-        rate,
-        least,
-        most,
-        wild.flag(row.refill),
-        wild.flag(row.cancel),
-        wild.flag(row.dripfeed),
-        wild.text(row.desc) or wild.text(row.description),
+def offers() -> Callable[[Wild], Offer]:
+    """Return what reads the services of one list; ``ValueError`` names the place that does not fit.
+
+    What the same few values mean that stand in many rows is worked out once, and the rows share
+    it; so are their categories, which are a tenth of a list and one text each.
+    """
+    terms, category = lru_cache(None, typed=True)(_terms), lru_cache(None)(wild.text)
+
+    def read(row: Wild) -> Offer:
+        if isinstance(row, dict):
+            row = Row.of(row)
+        if not isinstance(row, Row):
+            raise ValueError(f": a map was expected, not {wild.show(row)}")  # noqa: TRY004 - a row that does not fit, like any other
+        one, name, rate = wild.identity(row.service), wild.text(row.name), wild.rate(row.rate)
+        said = row.type, row.min, row.max, row.refill, row.cancel, row.dripfeed
+        try:
+            kind, least, most, refill, cancel, dripfeed = terms(*said)
+        except TypeError:  # a list or a map
+            kind, least, most, refill, cancel, dripfeed = _terms(*said)
+        if not one or not name or rate is None or least is None or most is None:
+            raise ValueError(_misfit(row))
+        return Offer(
+            one,
+            name,
+            kind,
+            category(row.category) if type(row.category) is str else wild.text(row.category),
+            rate,
+            least,
+            most,
+            refill,
+            cancel,
+            dripfeed,
+            wild.text(row.desc) or wild.text(row.description),
+        )
+
+    return read
+
+
+def _terms(
+    kind: Wild, least: Wild, most: Wild, refill: Wild, cancel: Wild, dripfeed: Wild
+) -> tuple[str, int | None, int | None, bool | None, bool | None, bool | None]:
+    return (
+        wild.text(kind) or "Default",
+        wild.count(least),
+        wild.count(most),
+        wild.flag(refill),
+        wild.flag(cancel),
+        wild.flag(dripfeed),
     )
 
 

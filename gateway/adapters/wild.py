@@ -282,6 +282,8 @@ def folded(value: Wild) -> str:
 
 def text(value: Wild) -> str:
     """Read a text, or a number as one; without NUL, which no PostgreSQL column takes."""
+    if value is None:
+        return ""
     if isinstance(value, str):
         return value.replace("\x00", "").strip()
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""

@@ -188,14 +188,19 @@ def difference(
     if gone_at is not None:
         changes.append(OfferChange(provider, offer.id, at, "back", after=f"{offer.rate:f}"))
     elif old.rate != offer.rate and replace(old, rate=offer.rate) == offer:  # as most often
-        rates = _digits(old.rate), _digits(offer.rate)
-        return Difference(offer.id, offer, [OfferChange(provider, offer.id, at, "rate", *rates)])
+        return rated(provider, offer, _digits(old.rate), at)
     elif old == offer:
         return Difference(offer.id, offer, [])
     for name, was, now in zip(columns(Offer), astuple(old), astuple(offer), strict=True):
         if was != now:
             changes.append(OfferChange(provider, offer.id, at, name, _text(was), _text(now)))
     return Difference(offer.id, offer, changes)
+
+
+def rated(provider: str, offer: Offer, before: str, at: int) -> Difference:
+    """Return in what a service differs of which nothing but the rate was another one before."""
+    change = OfferChange(provider, offer.id, at, "rate", before, _digits(offer.rate))
+    return Difference(offer.id, offer, [change])
 
 
 def pauses(
