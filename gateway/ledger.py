@@ -7,7 +7,7 @@ Completed → Partial → Canceled → Completed ends right, without a rule for 
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -33,6 +33,13 @@ _TURNS = (
     Code.REBATE,
 )
 """In which turn the money of one change moves."""
+# Each order passes here a dozen times; until Python 3.12 looking up an enum's member is slow.
+_PLACED, _COMPLETED, _PARTIAL, _CANCELED = (
+    State.PLACED,
+    Status.COMPLETED,
+    Status.PARTIAL,
+    Status.CANCELED,
+)
 _THEIRS = frozenset({Code.COST, Code.REBATE})
 """What moves at the provider, in its currency."""
 
@@ -44,7 +51,7 @@ def delivered(order: Order) -> int | None:
     return None if order.remains is None else order.size - order.remains
 
 
-class Standing(NamedTuple):
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """Where an order's money stands, in millionths.
 
     Attributes:
@@ -66,7 +73,7 @@ def standing(order: Order) -> Standing:
     """Return where an order's money stands."""
     if order.state in UNDECIDED:
         return Standing(order.charge, 0, 0)
-    if order.state is not State.PLACED:
+    if order.state is not _PLACED:
         return NOTHING
     due = _fraction(order, order.charge)
     going = order.type == SUBSCRIPTIONS and order.settled_at is None
@@ -96,9 +103,9 @@ def _cost(order: Order) -> int:
     never. Without a word from it, the expected cost stands.
     """
     expected = _fraction(order, order.cost)
-    if order.billed is None or order.status is Status.CANCELED:
+    if order.billed is None or order.status is _CANCELED:
         return expected
-    return min(order.billed, expected) if order.status is Status.PARTIAL else order.billed
+    return min(order.billed, expected) if order.status is _PARTIAL else order.billed
 
 
 def _fraction(order: Order, amount: int) -> int:
@@ -108,11 +115,11 @@ def _fraction(order: Order, amount: int) -> int:
         # delivered is taken at its word.
         done = delivered(order)
         if done is None:
-            return amount if order.status is Status.COMPLETED else 0
+            return amount if order.status is _COMPLETED else 0
         return money.share(amount, done, order.size)
-    if order.status is Status.CANCELED:
+    if order.status is _CANCELED:
         return 0
-    if order.status is Status.PARTIAL and (done := delivered(order)) is not None:
+    if order.status is _PARTIAL and (done := delivered(order)) is not None:
         return money.share(amount, done, order.size)
     return amount
 
@@ -138,7 +145,7 @@ def movements(before: Order | None, after: Order, at: int) -> tuple[Transfer, ..
 def _transfer(order: Order, code: Code, amount: int, at: int) -> Transfer:
     theirs = code in _THEIRS
     return Transfer(
-        key=f"order/{order.id}/{order.version}/{code}",
+        key=f"order/{order.id}/{order.version}/" + code,
         code=code,
         owner=order.provider if theirs else str(order.customer),
         amount=amount,
