@@ -13,7 +13,7 @@ import structlog
 
 from gateway import metrics, money, transitions
 from gateway.catalog import Shop
-from gateway.errors import ErrorText, Fault, StoreUnavailable, Unreachable
+from gateway.errors import CallFailed, ErrorText, Fault, StoreUnavailable, Unreachable
 from gateway.model import (
     Action,
     Cancel,
@@ -28,7 +28,7 @@ from gateway.model import (
 )
 from gateway.router import Router
 from gateway.statuses import Statuses
-from gateway.store import Failure, Lease, Step, Store
+from gateway.store import Due, Failure, Later, Lease, Step, Store
 from gateway.transitions import Following
 
 T = TypeVar("T")
@@ -36,8 +36,10 @@ log = structlog.get_logger()
 
 NOTICED = 10_000
 """Oddities that are remembered, so that each is logged once."""
-A_TURN = 50
-"""Orders that are looked at before others have a turn."""
+A_TURN = 100
+"""Orders that are read and looked at before others have a turn."""
+KNOWN = 200_000
+"""Orders of which what was said last is remembered, in about 100 bytes each."""
 ONE_REFILL = 24 * transitions.HOUR
 """For how long a refill that is under way answers for any repeat of it."""
 NOT_NOW = frozenset({Fault.BUSY, Fault.ACCOUNT})
@@ -70,14 +72,15 @@ class Follow:
         self._telling: set[int] = set()  # orders whose cancel is being told at this moment
         self._work: set[asyncio.Future[Any]] = set()
         self._noticed: set[tuple[str, ...]] = set()
+        self._known: dict[int, int] = {}  # of each order the report that has nothing new any more
 
     # --- statuses -------------------------------------------------------------------------
 
     async def advance(
-        self, steps: Sequence[Step], under: Lease | None = None
+        self, steps: Sequence[Step], under: Lease | None = None, later: Sequence[Later] = ()
     ) -> list[Order | Failure]:
         """Take orders further, and let their customers see it at once."""
-        outcomes = await self._store.advance(steps, under)
+        outcomes = await self._store.advance(steps, under, later)
         self.statuses.changed(step.order for step in steps)
         for step, outcome in zip(steps, outcomes, strict=True):
             if isinstance(outcome, Failure):
@@ -86,47 +89,84 @@ class Follow:
         return outcomes
 
     async def look(self, provider: str, limit: int, under: Lease | None = None) -> int:
-        """Ask a provider for the orders whose status is due; returns how many there were."""
+        """Ask a provider for the orders whose status is due; returns how many there were.
+
+        Nobody else asks without the lease; what is not written with the news is asked for again.
+        """
         now = self._now()
-        orders = await self._store.claim_due(
-            provider, now, limit, lambda order: self._following.next(order, now), under
-        )
-        await self.ask(provider, orders, under)
+        orders = await self._store.due(provider, now, limit)
+        later = [Later(one.id, one.poll_at, self._following.next(one, now)) for one in orders]
+        try:
+            await self.ask(provider, orders, under, later)
+        except Exception:  # whatever is wrong with these, the others have their turn
+            await self._store.advance([], under, later)
+            raise
         return len(orders)
 
-    async def ask(self, provider: str, orders: Sequence[Order], under: Lease | None = None) -> bool:
-        """Ask a provider for orders and take over what it says; tells whether all became clear."""
+    async def ask(
+        self,
+        provider: str,
+        orders: Sequence[Order | Due],
+        under: Lease | None = None,
+        later: Sequence[Later] = (),
+    ) -> bool:
+        """Ask a provider for orders and take over what it says; tells whether all became clear.
+
+        ``later``: when to ask for them next, written together with the news.
+        """
         if not orders:
             return True
         asked_at = self._now()
         found = await self._router.status(provider, [order.upstream_id for order in orders])
-        at = self._now()
-        steps = []
-        heard = True
-        for number, order in enumerate(orders, 1):
-            if not number % A_TURN:
-                await asyncio.sleep(0)  # hundreds of answers must not hold up everybody else
+        fresh, heard = {}, True
+        for order in orders:
             outcome = found.get(order.upstream_id)
-            if isinstance(outcome, Report):
-                heard = self._notice(order, outcome) and heard
-                change = transitions.reported(outcome, at, self._following, asked_at)
-                if change(order):
-                    steps.append(Step(order.id, change))
-            elif isinstance(outcome, Refusal) and outcome.fault is Fault.ORDER:
-                # An order that it gave us and now denies is a matter for the owner, not a cancel.
+            if not isinstance(outcome, Report):
                 heard = False
-                metrics.denied_orders.labels(provider).inc()
-                if self._first("denied", provider, str(order.id)):
-                    log.error("a provider denies an order", provider=provider, order=order.id)
-            else:
-                heard = False
-                if outcome is None:
-                    log.warning(
-                        "a provider is silent on an order", provider=provider, order=order.id
-                    )
-        if steps:
-            await self.advance(steps, under)
-        return heard
+                self._miss(provider, order.id, outcome)
+            elif self._known.get(order.id) != _digest(order.version, outcome):
+                fresh[order.id] = outcome
+        steps, clear = await self._judge(fresh, asked_at)
+        if steps or later:
+            for after in await self.advance(steps, under, later):
+                if isinstance(after, Order) and after.reported_at == asked_at:
+                    self._remember(after, fresh[after.id])
+        return heard and clear
+
+    def _miss(self, provider: str, order: int, outcome: Refusal | CallFailed | None) -> None:
+        """Make visible what an order's provider does not say of it."""
+        if isinstance(outcome, Refusal) and outcome.fault is Fault.ORDER:
+            # An order that it gave us and now denies is a matter for the owner, not a cancel.
+            metrics.denied_orders.labels(provider).inc()
+            if self._first("denied", provider, str(order)):
+                log.error("a provider denies an order", provider=provider, order=order)
+        elif outcome is None:
+            log.warning("a provider is silent on an order", provider=provider, order=order)
+
+    async def _judge(self, reports: Mapping[int, Report], asked_at: int) -> tuple[list[Step], bool]:
+        """Return what reports change, and whether all of them are clear."""
+        at = self._now()
+        steps, clear = [], True
+        ids = list(reports)
+        for start in range(0, len(ids), A_TURN):
+            await asyncio.sleep(0)  # hundreds of answers must not hold up everybody else
+            found = await self._store.orders(ids[start : start + A_TURN])
+            for order in found.values():
+                report = reports[order.id]
+                change = transitions.reported(report, at, self._following, asked_at)
+                if not self._notice(order, report):
+                    clear = False
+                elif change(order):
+                    steps.append(Step(order.id, change, order))
+                elif order.reported_at <= asked_at:
+                    self._remember(order, report)
+        return steps, clear
+
+    def _remember(self, order: Order, report: Report) -> None:
+        """Remember that a report has nothing new of an order as it is."""
+        if len(self._known) >= KNOWN:
+            self._known.clear()
+        self._known[order.id] = _digest(order.version, report)
 
     def _notice(self, order: Order, report: Report) -> bool:
         """Make visible what cannot be true, once for each order; tells whether it is clear."""
@@ -186,13 +226,7 @@ class Follow:
         # Each has its row before its provider is asked, so that none is asked for and forgotten.
         written = await self._store.add_refills(
             [
-                Refill(
-                    id=0,
-                    order=order.id,
-                    customer=order.customer,
-                    provider=order.provider,
-                    created_at=self._now(),
-                )
+                Refill(0, order.id, order.customer, order.provider, created_at=self._now())
                 for order in wanted
             ],
             since=self._now() - ONE_REFILL,
@@ -402,6 +436,11 @@ class Follow:
         """Wait for the requests that customers no longer wait for."""
         if self._work:
             await asyncio.wait(self._work, timeout=timeout)
+
+
+def _digest(version: int, report: Report) -> int:
+    """Return what stands for a report of an order that is in this version."""
+    return hash(msgspec.json.encode((version, report)))
 
 
 def _told(refusal: Refusal, usual: ErrorText) -> ErrorText:

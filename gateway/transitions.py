@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway import ledger
 from gateway.errors import ErrorText
 from gateway.model import SETTLED, Cancel, Event, Offer, Order, Report, State, Status
 from gateway.order_types import SUBSCRIPTIONS
-from gateway.store import Change, Transition
+from gateway.store import Change, Due, Transition
 
 TOO_LATE = "accepted too late"
 """An event: a provider has taken an order that was settled otherwise meanwhile."""
@@ -51,7 +52,7 @@ class Following(msgspec.Struct, frozen=True):
     every: int
     follow_for: int
 
-    def next(self, order: Order, now: int) -> int | None:
+    def next(self, order: Order | Due, now: int) -> int | None:
         """Return when to ask for the order's status next: the older, the less often."""
         if order.settled_at is not None:
             since = now - order.settled_at
@@ -63,6 +64,10 @@ class Following(msgspec.Struct, frozen=True):
 
 FIRST = 1
 """The version of an order that nothing has happened to."""
+_REDUCED = frozenset({Status.PARTIAL, Status.CANCELED})
+"""With one of these a charge may be what is left of it."""
+# On every order's way; until Python 3.12 looking up an enum's member is slow.
+_SENDING, _PLACED, _FAILED, _PARTIAL = State.SENDING, State.PLACED, State.FAILED, Status.PARTIAL
 _CANCELED: Mapping[str, object] = {
     "state": State.FAILED,
     "status": Status.CANCELED,
@@ -75,16 +80,16 @@ _CANCELED: Mapping[str, object] = {
 def _become(
     order: Order, event: Event, at: int, fields: Mapping[str, object], *, frees: bool = False
 ) -> Change:
-    if fields.get("state") is State.FAILED:
+    if fields.get("state") is _FAILED:
         fields = {**fields, "capped": False}
-    after = msgspec.structs.replace(order, version=order.version + 1, **fields)
+    after = replace(order, version=order.version + 1, **fields)
     stamped = Event(event.kind, event.detail, at, after.id, after.version)
     return Change(after, ledger.movements(order, after, at), stamped, frees)
 
 
 def _taking(choice: Choice, attempt: int, at: int, sender: str) -> dict[str, object]:
     return {
-        "state": State.SENDING,
+        "state": _SENDING,
         "provider": choice.provider,
         "route": choice.offer.id,
         "cost": choice.cost,
@@ -104,13 +109,13 @@ def opened(
     ``choice``: the route that it takes at once; ``sender``: the mark of whoever places it;
     ``waits``: he waits for a place to send it.
     """
+    fields: dict[str, object] = {"state": State.QUEUED, "attempt": 0, "queued_at": at}
+    fields |= {"sender": sender, "attempt_at": at if waits else 0}
+    if choice:
+        fields = _taking(choice, 1, at, sender)
 
     def build(order_id: int) -> Change:
-        fields: dict[str, object] = {"state": State.QUEUED, "attempt": 0, "queued_at": at}
-        fields |= {"sender": sender, "attempt_at": at if waits else 0}
-        if choice:
-            fields = _taking(choice, 1, at, sender)
-        after = msgspec.structs.replace(draft, id=order_id, version=FIRST, created_at=at, **fields)
+        after = replace(draft, id=order_id, version=FIRST, created_at=at, **fields)
         return Change(after, ledger.movements(None, after, at))
 
     return build
@@ -193,17 +198,13 @@ def accepted(upstream_id: str, attempt: int, at: int, following: Following) -> T
 
 def awaits_id(order: Order) -> bool:
     """Tell whether the provider is known to have the order, but not under which id."""
-    return order.state is State.PLACED and not order.upstream_id
+    return order.state is _PLACED and not order.upstream_id
 
 
 def _placed(order: Order, event: Event, at: int, following: Following) -> Change:
-    upstream_id = str(event.detail.get("upstream_id") or "")
-    fields = {
-        "state": State.PLACED,
-        "upstream_id": upstream_id,
-        "error": "",
-        "poll_at": at + following.every if upstream_id else None,
-    }
+    theirs = str(event.detail.get("upstream_id") or "")
+    poll_at = at + following.every if theirs else None
+    fields = {"state": _PLACED, "upstream_id": theirs, "error": "", "poll_at": poll_at}
     return _become(order, event, at, fields)
 
 
@@ -313,13 +314,8 @@ def retried(at: int) -> Transition:
     def change(order: Order) -> Change | None:
         if order.state is not State.FAILED or order.upstream_id:
             return None
-        fields = {
-            "state": State.QUEUED,
-            "queued_at": at,
-            "status": Status.PENDING,
-            "cancel": Cancel.NONE,
-            "error": "",
-        }
+        fields = {"state": State.QUEUED, "queued_at": at, "error": ""}
+        fields |= {"status": Status.PENDING, "cancel": Cancel.NONE}
         return _become(order, Event("retried", {"by": "owner"}), at, fields)
 
     return change
@@ -358,6 +354,7 @@ def cancel_answered(words: str | None, at: int) -> Transition:
     return change
 
 
+_NUMBERS = ("charge", "start_count", "remains", "runs", "posts")
 SUBSCRIPTIONS_ONLY = frozenset({Status.ACTIVE, Status.PAUSED, Status.EXPIRED})
 
 
@@ -370,7 +367,7 @@ def understood(order: Order, report: Report) -> Status | None:
     status = report.status
     if order.type == SUBSCRIPTIONS:
         return status
-    first = status is Status.PARTIAL and order.status is not Status.PARTIAL
+    first = status is _PARTIAL and order.status is not _PARTIAL
     shareless = first and _remains(order, report, status) is None
     return None if shareless or status in SUBSCRIPTIONS_ONLY else status
 
@@ -398,19 +395,18 @@ def _reported(
 ) -> Change | None:
     if not (fields := _news(order, report, at, asked_at)):
         return None
-    names = ("charge", "start_count", "remains", "runs", "posts")
-    said = {name: getattr(report, name) for name in names}
-    heard = {name: value for name, value in said.items() if value is not None}
-    if "settled_at" in fields:
-        fields["poll_at"] = following.next(msgspec.structs.replace(order, **fields), at)
+    heard = {name: said for name in _NUMBERS if (said := getattr(report, name)) is not None}
     event = Event("status", {"status": report.word, **heard})
-    return _become(order, event, at, {**fields, "reported_at": asked_at})
+    if (ends := "settled_at" in fields) or order.poll_at is not None:
+        fields["poll_at"] = following.next(replace(order, **fields) if ends else order, at)
+    fields["reported_at"] = asked_at
+    return _become(order, event, at, fields)
 
 
 def _news(order: Order, report: Report, at: int, asked_at: int) -> dict[str, object]:
     """Return the fields of an order that a report changes."""
     status = understood(order, report)
-    if order.state is not State.PLACED or status is None or asked_at < order.reported_at:
+    if order.state is not _PLACED or status is None or asked_at < order.reported_at:
         return {}
     said: dict[str, object] = {
         "status": status,
@@ -424,7 +420,7 @@ def _news(order: Order, report: Report, at: int, asked_at: int) -> dict[str, obj
     charge = report.charge if report.currency in ("", order.cost_currency) else None
     if charge is not None and charge >= 0:
         said["billed"] = charge
-        if charge and status not in (Status.PARTIAL, Status.CANCELED):
+        if charge and status not in _REDUCED:
             said["cost"] = charge  # the whole, which a later share is taken of
     if status in SETTLED and order.settled_at is None:
         said["settled_at"] = at

@@ -7,7 +7,7 @@ from gateway import ledger, transitions
 from gateway.errors import ErrorText
 from gateway.model import Customer, Held, Offer, Order, Report, Status
 from gateway.money import Money
-from gateway.store import Claim, Placed, Placement, Step, Store, Transition
+from gateway.store import Claim, Due, Later, Placed, Placement, Step, Store, Transition
 from gateway.store.offers import UNFINISHED, compare
 from gateway.transitions import HOUR, Choice, Following
 
@@ -118,6 +118,13 @@ async def order(store: Store, placement: Placement) -> Order:
     if not isinstance(placed, Placed) or not placed.fresh:
         raise ValueError(placed)
     return placed.order
+
+
+async def put_off(store: Store, provider: str, now: int, at: int | None = None) -> list[Due]:
+    """Put off what is due until a time, or for ever, and return it."""
+    found = await store.due(provider, now, 1000)
+    await store.advance([], later=[Later(one.id, one.poll_at, at) for one in found])
+    return found
 
 
 async def advance(store: Store, order: int, *changes: Transition) -> Order:

@@ -6,7 +6,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from build import AT, FOLLOWING, claim, customer, order, placement, report
+from build import AT, FOLLOWING, claim, customer, order, placement, put_off, report
 from databases import database
 from gateway import ledger, moving, transitions
 from gateway.app import open_store
@@ -58,7 +58,7 @@ async def filled(store: Store) -> list[int]:
     ann = (await customer(store, credit=50 * MILLION)).id
     old = [(await settled(store, ann, number)).id for number in range(7)]
     refilled = await settled(store, ann, 8)
-    await store.claim_due("alpha", LATER, 100, lambda _: None)
+    await put_off(store, "alpha", LATER)
     await store.add_refills(
         [Refill(id=0, order=refilled.id, customer=ann, provider="alpha", created_at=AT)], since=AT
     )
@@ -223,4 +223,4 @@ async def _finished(one: World) -> None:
     await one.add()
     await one.look()
     assert State.PLACED is (await one.order(1)).state
-    await one.gateway.store.claim_due("p", one.clock() + 10**12, 10, lambda _: None)
+    await put_off(one.gateway.store, "p", one.clock() + 10**12)

@@ -11,7 +11,7 @@ from typing import Any
 import apsw
 import asyncpg  # type: ignore[import-untyped]
 
-from build import AT, FOLLOWING, choice, claim, placement, report
+from build import AT, FOLLOWING, choice, claim, placement, put_off, report
 from databases import bare_database
 from gateway import transitions
 from gateway.app import open_store
@@ -50,7 +50,7 @@ async def grow(url: str, orders: int) -> None:
         await store.advance(accepted)
         done = transitions.reported(report(charge=72_000, remains=0), BEFORE, FOLLOWING)
         await store.advance([Step(one.id, done) for one in placed])
-        late = await store.claim_due("p", AT, PAGE, lambda _: None)
+        late = await put_off(store, "p", AT)
         assert count == len(late), "none of them is asked for again"
     await store.close()
 

@@ -1,7 +1,6 @@
 """What is worked out from memory on PostgreSQL is written only if it is so."""
 
 import asyncio
-import itertools
 import time
 from collections.abc import AsyncIterator, Coroutine
 from threading import Thread
@@ -19,7 +18,7 @@ from gateway import ledger, transitions
 from gateway.errors import ErrorText, LeaseLost
 from gateway.model import Order, State, Status
 from gateway.money import Money
-from gateway.store import Change, Failure, Placed, Placement, Step, Store
+from gateway.store import Change, Failure, Later, Placed, Placement, Step, Store
 from gateway.store.page import Entry
 from gateway.store.postgres import PATIENCE, QUIET, Links, PostgresStore
 from gateway.store.postgres_writer import Writer
@@ -146,25 +145,25 @@ async def test_a_look_that_somebody_else_has_put_off_stays_put_off(
     placed = await order(store, placement(ann))
     due = (await advance(store, placed.id, build.accepted("9"))).poll_at
     assert due is not None
-    await other.claim_due("alpha", due, 10, lambda _: due + 77)
-    running = transitions.reported(build.report(Status.IN_PROGRESS), AT, FOLLOWING)
+    await build.put_off(other, "alpha", due, due + 77)
 
-    assert due + 77 == (await advance(store, placed.id, running)).poll_at
+    assert due + 77 == (await advance(store, placed.id, transitions.cancel_wanted(AT))).poll_at
 
 
-async def test_a_look_of_ones_own_is_remembered(store: Store, url: str) -> None:
-    """Else no step after a look would be written at once."""
+async def test_a_look_is_written_at_once(store: Store, url: str) -> None:
+    """All that became of what it has read is one statement."""
     cut = Cut(urlsplit(url).port or 0)
     async with cut.listening() as port:
         own = await PostgresStore.open(_through(port, url))
         await _regular(store)
-        (_,) = await own.claim_due("alpha", AT * 2, 10, lambda _: AT * 3)
-        later = itertools.count(AT * 3)
+        (lease,) = (await own.lease(["statuses"], "me", AT, AT * 9)).values()
         for status in (Status.IN_PROGRESS, Status.PROCESSING, Status.PENDING):
             running = transitions.reported(build.report(status), AT, FOLLOWING)
-            await own.claim_due("alpha", AT * 4, 10, lambda _: next(later))
+            later = [Later(one.id, one.poll_at, None) for one in await own.due("alpha", AT * 2, 9)]
+            seen = (await own.orders([1]))[1]
+            own._writer.memory.clear()
             cut.waited = 0
-            await own.advance([Step(1, running)])
+            await own.advance([Step(1, running, seen)], lease, later)
             waited = cut.waited
         await own.close()
 

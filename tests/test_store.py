@@ -19,10 +19,12 @@ from gateway.errors import (
     ConfigError,
     CustomerError,
     ErrorText,
+    LeaseLost,
     StoreUnavailable,
     TransferConflict,
 )
 from gateway.model import (
+    Cancel,
     Code,
     Customer,
     Decision,
@@ -41,6 +43,8 @@ from gateway.store import (
     Change,
     Failure,
     Filter,
+    Later,
+    Lease,
     Placed,
     Placement,
     Sighting,
@@ -719,24 +723,62 @@ async def test_wanted_cancels_are_those_that_a_provider_can_be_told(store: Store
     assert [placed] == await store.cancels_wanted(10)
 
 
-async def test_a_due_order_is_handed_to_one_caller_only(stores: Stores) -> None:
-    """Two processes that look at the same moment share the work, and ask nothing twice."""
+async def test_an_order_is_put_off_once_by_two_who_asked_at_the_same_time(stores: Stores) -> None:
+    """Whoever comes second finds that it is due at another time by now."""
     one, other = await stores.open(), await stores.open()
     ann = await customer(one, credit=50 * MILLION)
-    orders = [await order(one, placement(ann.id)) for _ in range(20)]
-    await one.advance([Step(each.id, build.accepted(f"{each.id}")) for each in orders])
+    placed = await order(one, placement(ann.id))
+    await advance(one, placed.id, build.accepted("1"))
     now = AT + build.FOLLOWING.every
-    taken = await asyncio.gather(
-        *(
-            store.claim_due("alpha", now, 3, lambda _: now + 1)
-            for _ in range(6)
-            for store in (one, other)
-        )
-    )
-    found = [each.id for some in taken for each in some]
+    for store, due in [(store, await store.due("alpha", now, 3)) for store in (one, other)]:
+        assert [placed.id] == [each.id for each in due]
+        at = now + (1 if store is one else 2)
+        assert [] == await store.advance([], later=[Later(placed.id, due[0].poll_at, at)])
 
-    assert sorted(each.id for each in orders) == sorted(found)
-    assert max(len(some) for some in taken) == 3
+    assert now + 1 == (await one.orders([placed.id]))[placed.id].poll_at
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_an_order_that_changed_since_it_was_read_is_taken_further_as_it_is(
+    stores: Stores, *, elsewhere: bool
+) -> None:
+    """Whoever hands over what he has read is spared a read, and never believed."""
+    one, other = await stores.open(), await stores.open()
+    ann = await customer(one, credit=50 * MILLION)
+    placed = await order(one, placement(ann.id))
+    seen = await advance(one, placed.id, build.accepted("1"))
+    await advance(other if elsewhere else one, placed.id, transitions.cancel_wanted(AT))
+    running = transitions.reported(build.report(Status.IN_PROGRESS), AT, build.FOLLOWING)
+    (after,) = await one.advance([Step(placed.id, running, seen)])
+
+    assert isinstance(after, Order)
+    assert (Status.IN_PROGRESS, Cancel.WANTED) == (after.status, after.cancel)
+    assert seen.version + 2 == after.version
+
+
+async def test_orders_are_put_off_together_with_the_news_of_others(store: Store) -> None:
+    """Of one that changes, the change says when to ask again; whoever lost the lease, nothing."""
+    ann = await customer(store, credit=50 * MILLION)
+    still, new, gone = [await order(store, placement(ann.id)) for _ in range(3)]
+    for each in (still, new, gone):
+        await advance(store, each.id, build.accepted(f"{each.id}"))
+    due = await store.due("alpha", AT * 2, 10)
+    never = transitions.settled(None, AT, build.FOLLOWING, denied=True)
+    after = await advance(store, gone.id, never)
+    later = [Later(each.id, each.poll_at, AT * 3) for each in due]
+    running = transitions.reported(build.report(Status.IN_PROGRESS), AT, build.FOLLOWING)
+    (lease,) = (await store.lease(["looks"], "me", AT, AT * 2)).values()
+    former = Lease("looks", "me", lease.fence - 1)
+    with pytest.raises(LeaseLost):
+        await store.advance([Step(new.id, running)], former, later)
+    assert due == await store.due("alpha", AT * 2, 10) + [one for one in due if one.id == gone.id]
+    (became,) = await store.advance([Step(new.id, running)], lease, later)
+    found = await store.orders([still.id, new.id, gone.id])
+
+    assert isinstance(became, Order)
+    assert Status.IN_PROGRESS is became.status
+    assert (AT * 3, None) == (found[still.id].poll_at, after.poll_at)
+    assert (became, after) == (found[new.id], found[gone.id])
 
 
 async def test_what_is_due_is_known_by_provider_and_time(store: Store) -> None:
@@ -751,12 +793,11 @@ async def test_what_is_due_is_known_by_provider_and_time(store: Store) -> None:
     await advance(store, other.id, build.accepted("3", at=AT))
     now = AT + 10 + build.FOLLOWING.every
 
-    assert [] == await store.claim_due("alpha", now - 11, 10, lambda _: None)
-    assert [early.id, late.id] == [
-        one.id for one in await store.claim_due("alpha", now, 10, lambda _: None)
-    ]
-    assert [] == await store.claim_due("alpha", now + 10**9, 10, lambda _: None)
-    assert [other.id] == [one.id for one in await store.claim_due("beta", now, 10, lambda _: None)]
+    assert [] == await store.due("alpha", now - 11, 10)
+    assert [early.id] == [one.id for one in await store.due("alpha", now, 1)]
+    assert [early.id, late.id] == [one.id for one in await build.put_off(store, "alpha", now)]
+    assert [] == await store.due("alpha", now + 10**9, 10)
+    assert [other.id] == [one.id for one in await store.due("beta", now, 10)]
 
 
 async def test_a_providers_followed_orders_are_read_by_their_ids(store: Store) -> None:
@@ -768,7 +809,7 @@ async def test_a_providers_followed_orders_are_read_by_their_ids(store: Store) -
         await advance(store, one.id, build.accepted(f"{one.id}", at=AT - one.id))
     first = await store.followed("alpha", 0, 2)
     then = await store.followed("alpha", first[-1].id, 2)
-    await store.claim_due("alpha", AT + build.FOLLOWING.every, 10, lambda _: None)
+    await build.put_off(store, "alpha", AT + build.FOLLOWING.every)
 
     assert [orders[0].id, orders[1].id] == [one.id for one in first]
     assert [orders[2].id] == [one.id for one in then]
@@ -1174,7 +1215,7 @@ async def test_a_closed_store_promises_nothing(stores: Stores) -> None:
         lambda: store.place([placement(ann.id)]),
         lambda: store.orders([1]),
         lambda: store.claimed(ann.id, claim()),
-        lambda: store.claim_due("alpha", AT, 1, lambda _: None),
+        lambda: store.due("alpha", AT, 1),
     ):
         with pytest.raises(StoreUnavailable):
             await operation()

@@ -8,7 +8,7 @@ did is durable. Any of them raises ``StoreUnavailable`` when the database cannot
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -26,7 +26,7 @@ RESTORED = "restored "
 """What the name of a counter begins with that holds when the books came from a backup."""
 
 
-class Change(msgspec.Struct, frozen=True):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """An order as it becomes, why, and the money that moves with it.
 
     Attributes:
@@ -85,10 +85,40 @@ class Placed(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One transition of one order."""
+    """One transition of one order.
+
+    Attributes:
+        seen: the order as it was read a moment ago; spares reading it again.
+
+    """
 
     order: int
     change: Transition
+    seen: Order | None = None
+
+
+class Due(msgspec.Struct, frozen=True, gc=False):
+    """An order to be asked for, no more of it than that takes; see ``Order``."""
+
+    id: int
+    version: int
+    upstream_id: str
+    created_at: int
+    settled_at: int | None
+    poll_at: int
+
+
+class Later(NamedTuple):
+    """When to ask for an order next: at a time, or never again.
+
+    Attributes:
+        due: when it was to be asked for; where that is not so any more, somebody knows better.
+
+    """
+
+    order: int
+    due: int
+    at: int | None
 
 
 class Failure(StrEnum):
@@ -241,13 +271,19 @@ class Store(Imports, Offers, Protocol):
         ...
 
     async def advance(
-        self, steps: Sequence[Step], under: Lease | None = None, *, hurry: bool = True
+        self,
+        steps: Sequence[Step],
+        under: Lease | None = None,
+        later: Sequence[Later] = (),
+        *,
+        hurry: bool = True,
     ) -> list[Order | Failure]:
         """Take each order one transition further; the outcome is the order as it is then.
 
         ``under``, here and elsewhere: raise ``LeaseLost``, and write nothing, when that lease has
-        passed on. ``hurry``: somebody waits for it; else it is written together with what comes
-        within the next moments.
+        passed on. ``later``: in the same commit, put off those of these that nothing changes.
+        ``hurry``: somebody waits for it; else it is written together with what comes within the
+        next moments.
         """
         ...
 
@@ -259,18 +295,11 @@ class Store(Imports, Offers, Protocol):
         """
         ...
 
-    async def claim_due(
-        self,
-        provider: str,
-        now: int,
-        limit: int,
-        next_at: Callable[[Order], int | None],
-        under: Lease | None = None,
-    ) -> list[Order]:
-        """Put off orders whose status is due, so that nobody else asks now, and return them."""
-        ...
-
     # --- reading orders ---
+
+    async def due(self, provider: str, now: int, limit: int) -> list[Due]:
+        """Return orders whose status is to be asked for, what is due for longest first."""
+        ...
 
     async def orders(self, ids: Sequence[int]) -> dict[int, Order]:
         """Return the orders that exist of these, by id."""

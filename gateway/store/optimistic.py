@@ -44,6 +44,8 @@ class Memory:
 
     def learn(self, entry: Entry, outcomes: Sequence[Any]) -> None:
         """Remember what an operation has come to."""
+        for later in entry.later:
+            self.orders.pop(later.order, None)
         for item, outcome in zip(entry.items, outcomes, strict=True):
             if isinstance(outcome, Order):
                 self.remember(outcome)
@@ -68,10 +70,14 @@ class Attempt:
         self._memory = memory
         self.entries = {place: entry for place, entry in enumerate(entries) if self._hopeful(entry)}
         every = [item for entry in self.entries.values() for item in entry.items]
-        self._steps = {item.order for item in every if isinstance(item, Step)}
+        steps = [item for item in every if isinstance(item, Step)]
+        self._steps = {step.order for step in steps}
         self.new = sum(isinstance(item, Placement) for item in every)
-        known = memory.orders
-        orders = {order: known[order] for order in self._steps if order in known}
+        orders = {step.order: step.seen for step in steps if step.seen}
+        for order in self._steps & memory.orders.keys():
+            known = memory.orders[order]
+            if order not in orders or orders[order].version < known.version:
+                orders[order] = known
         self.unknown = self._steps - orders.keys()
         leases = (entry.under for entry in self.entries.values() if entry.under)
         fences = {lease.name: lease.fence for lease in leases}

@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.errors import CustomerError, ErrorText, LeaseLost
 from gateway.model import Event, Kind, Order, Transfer
-from gateway.store import Change, Claim, Failure, Lease, Placed, Placement, Step
+from gateway.store import Change, Claim, Failure, Later, Lease, Placed, Placement, Step
 from gateway.store.books import Books, NoFunds, OptimisticBooks, Owner
 
 DAY = 24 * 3600 * 1000
@@ -28,12 +28,14 @@ class Entry(msgspec.Struct):
     """One call of an operation: its list, and the lease under which it is made.
 
     Attributes:
+        later: what it puts off.
         hurry: somebody waits for it.
 
     """
 
     items: Sequence[Placement] | Sequence[Step] | Sequence[Transfer]
     under: Lease | None = None
+    later: Sequence[Later] = ()
     hurry: bool = True
 
 
@@ -112,6 +114,7 @@ class Written(msgspec.Struct):
         opened: the same of accounts that were not there when they were looked for; where somebody
             has made one meanwhile, this is added to it.
         spent: customer, day and what is added to it; below zero it takes away, to nothing at most.
+        later: orders that nothing changes, and when to ask for them next.
         freed: orders whose claims end.
         claimed: customer, key, fingerprint, order and time of claims on free keys.
         reclaimed: the same of keys whose claims no longer count, and the orders of those.
@@ -125,6 +128,7 @@ class Written(msgspec.Struct):
     moved: list[tuple[Kind, str, str, int]] = []
     opened: list[tuple[Kind, str, str, int]] = []
     spent: list[tuple[int, int, int]] = []
+    later: list[Later] = []
     freed: list[int] = []
     claimed: list[tuple[int, str, bytes, int, int]] = []
     reclaimed: list[tuple[int, str, bytes, int, int, int]] = []
@@ -143,6 +147,7 @@ class Page:
         self._books = OptimisticBooks() if found.optimistic else Books(found.accounts, found.posted)
         self._changed: dict[int, Order] = {}
         self._events: list[Event] = []
+        self._later: list[Later] = []
         self._freed: set[int] = set()
         self._spending: dict[Spending, int] = {}
         self._needs = Needs()
@@ -151,6 +156,7 @@ class Page:
         """Return an operation's outcomes; what it raises leaves the page half written."""
         if entry.under and self._found.fences.get(entry.under.name) != entry.under.fence:
             raise LeaseLost(f"{entry.under.name} is done by somebody else by now")
+        self._later += entry.later
         return [self._do(item) for item in entry.items]
 
     def _do(self, item: Placement | Step | Transfer) -> Any:  # noqa: ANN401  # an outcome of its own
@@ -276,6 +282,7 @@ class Page:
             there = self._found.optimistic or kind in self._found.accounts[owner]
             (written.moved if there else written.opened).append((kind, *owner, amount))
         written.spent += [(*day, amount) for day, amount in self._spending.items() if amount]
+        written.later = [one for one in self._later if one.order not in self._changed]
         self._write_claims(written)
         return written
 

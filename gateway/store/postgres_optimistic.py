@@ -84,6 +84,8 @@ class PostgresAttempt(Attempt):
         leases = (self.entries[place].under for place in outcomes)
         written = page.written()
         parts = sets(written, {lease for lease in leases if lease})
+        if not parts:
+            return outcomes
         ahead = len(written.placed) if self._ids.busy else 0
         statement = parts.statement(_DRAW.format(len(parts.bindings) + 1))
         drawn = await db.fetchval(statement, *parts.bindings, ahead)

@@ -1,13 +1,22 @@
 """Orders, their money and their refills, on PostgreSQL."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
-
-import msgspec
 
 from gateway.errors import ErrorText, StoreUnavailable
 from gateway.model import Cancel, Order, Refill, RefillStatus, State, Transfer
-from gateway.store import Claim, Failure, Filter, Lease, Movement, Placed, Placement, Step
+from gateway.store import (
+    Claim,
+    Due,
+    Failure,
+    Filter,
+    Later,
+    Lease,
+    Movement,
+    Placed,
+    Placement,
+    Step,
+)
 from gateway.store.page import Entry, Made, repeated
 from gateway.store.postgres_base import PostgresBase, hold
 from gateway.store.postgres_rows import Connection, Sets, plain, select, things, types
@@ -17,8 +26,7 @@ _WORD = (
     "CASE WHEN state = 'unknown' OR (state = 'failed' AND status <> 'Canceled') "
     "THEN state ELSE status END"
 )
-_DUE = select(Order, "orders", "WHERE provider = $1 AND poll_at <= $2 ORDER BY poll_at LIMIT $3")
-_PUT_OFF = "UPDATE orders SET poll_at = new.poll_at FROM {new} WHERE orders.id = new.id"
+_DUE = select(Due, "orders", "WHERE provider = $1 AND poll_at <= $2 ORDER BY poll_at LIMIT $3")
 _LOCK = "SELECT id FROM orders WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE"
 _CLAIMED = select(
     Order,
@@ -70,45 +78,20 @@ class PostgresOrders(PostgresBase):
         return cast("list[Placed | ErrorText]", await self._writer.do(Entry(placements)))
 
     async def advance(
-        self, steps: Sequence[Step], under: Lease | None = None, *, hurry: bool = True
+        self,
+        steps: Sequence[Step],
+        under: Lease | None = None,
+        later: Sequence[Later] = (),
+        *,
+        hurry: bool = True,
     ) -> list[Order | Failure]:
-        """Take each order one transition further."""
-        return cast("list[Order | Failure]", await self._writer.do(Entry(steps, under, hurry)))
+        """Take each order one transition further, and put off others."""
+        entry = Entry(steps, under, later, hurry)
+        return cast("list[Order | Failure]", await self._writer.do(entry))
 
     async def post(self, transfers: Sequence[Transfer]) -> list[bool]:
         """Move money that belongs to no order, all of it or nothing."""
         return cast("list[bool]", await self._writer.do(Entry(transfers)))
-
-    async def claim_due(
-        self,
-        provider: str,
-        now: int,
-        limit: int,
-        next_at: Callable[[Order], int | None],
-        under: Lease | None = None,
-    ) -> list[Order]:
-        """Put off orders whose status is due, and return them."""
-        # Most looks find nothing, and need no transaction.
-        if not await self._fetch(_DUE, provider, now, 1):
-            return []
-
-        async def run(db: Connection) -> list[Order]:
-            await hold(db, under)
-            # What somebody else is writing at this moment can wait for the next look.
-            rows = await db.fetch(f"{_DUE} FOR NO KEY UPDATE SKIP LOCKED", provider, now, limit)
-            orders = things(Order, rows)
-            sets = Sets()
-            later = [msgspec.structs.replace(one, poll_at=next_at(one)) for one in orders]
-            rows = [(one.id, one.poll_at) for one in later]
-            sets.add("later", _PUT_OFF, {"id": "bigint", "poll_at": "bigint"}, rows)
-            if sets:
-                await db.fetchval(sets.statement(), *sets.bindings)
-            return later
-
-        later = await self._transact(run)
-        for order in later:
-            self._writer.memory.remember(order)
-        return later
 
     async def claimed(self, customer: int, claim: Claim) -> Order | ErrorText | None:
         """Return what ``place`` would say to a repeat."""
@@ -132,6 +115,10 @@ class PostgresOrders(PostgresBase):
     async def _orders(self, rest: str, *bindings: object, long: bool = False) -> list[Order]:
         rows = await self._fetch(select(Order, "orders", rest), *bindings, long=long)
         return things(Order, rows)
+
+    async def due(self, provider: str, now: int, limit: int) -> list[Due]:
+        """Return orders whose status is to be asked for."""
+        return [Due(*row) for row in await self._fetch(_DUE, provider, now, limit)]
 
     async def orders(self, ids: Sequence[int]) -> dict[int, Order]:
         """Return the orders that exist of these."""

@@ -23,6 +23,13 @@ _HOLD = (
     "SELECT FROM leases, {new} WHERE (leases.name, leases.fence) = (new.name, new.fence) "
     "FOR SHARE OF leases"
 )
+_LATER = {"id": "bigint", "due": "bigint", "poll_at": "bigint"}
+# What somebody else is writing at this moment can wait for the next look.
+_PUT_OFF = (
+    "UPDATE orders SET poll_at = free.poll_at FROM (SELECT orders.id, new.poll_at FROM {new} "
+    "JOIN orders ON (orders.id, orders.poll_at) = (new.id, new.due) "
+    "FOR NO KEY UPDATE OF orders SKIP LOCKED) AS free WHERE orders.id = free.id"
+)
 _SPENDING = {"customer": "bigint", "day": "bigint", "amount": "bigint"}
 _SPEND = (
     "INSERT INTO spending SELECT * FROM {new} "
@@ -69,6 +76,7 @@ def sets(written: Written, leases: Iterable[Lease] = ()) -> Sets:
     parts.add("held", _HOLD, {"name": "text", "fence": "bigint"}, fences, every=True)
     _add_advanced(parts, written.advanced)
     parts.add("moved", _MOVE, _MOVED, sorted(written.moved, key=_turn), every=True)
+    parts.add("later", _PUT_OFF, _LATER, written.later)
     parts.add("placed", insert(_ORDER, "orders"), _ORDER, _rows(written.placed))
     parts.add("posted", insert(_TRANSFER, "transfers"), _TRANSFER, _rows(written.transfers))
     parts.add("opened", _OPEN, _MOVED, sorted(written.opened, key=_turn))

@@ -9,10 +9,12 @@ from operator import is_not
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
+from msgspec.structs import astuple
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-_JSON = frozenset({"params", "orders", "detail", "addresses", "offered"})
+JSON = frozenset({"params", "orders", "detail", "addresses", "offered"})
+"""Columns that hold JSON."""
 _encode = msgspec.json.encode
 
 Value = str | int | bytes | None
@@ -34,7 +36,7 @@ def listed(names: Sequence[str]) -> str:
 
 def to_value(name: str, value: Any) -> Value:  # noqa: ANN401  # whatever a field holds
     """Return a field's value as a database keeps it."""
-    if name in _JSON:
+    if name in JSON:
         return _encode(value).decode()
     if isinstance(value, Decimal):
         return f"{value:f}"
@@ -43,8 +45,8 @@ def to_value(name: str, value: Any) -> Value:  # noqa: ANN401  # whatever a fiel
 
 def to_row(thing: msgspec.Struct) -> list[Value]:
     """Return all fields of a thing as a row."""
-    row: list[Any] = list(msgspec.structs.astuple(thing))
-    for at, name in _written(type(thing)):
+    row: list[Any] = list(astuple(thing))
+    for at, name in _written(type(thing)).items():
         row[at] = to_value(name, row[at])
     return row
 
@@ -61,24 +63,38 @@ def from_row(kind: type[T], row: Sequence[Any]) -> T:
     return kind(*values)  # by position: by name it takes as long as all else of a row
 
 
+@cache
+def from_json(kind: type[T]) -> Callable[[str], list[T]]:
+    """Return what makes things of a kind of a JSON list of rows, their JSON columns as such."""
+    hints = get_type_hints(kind)
+    fields = [(name, hints[name]) for name in columns(kind)]
+    row: Any = msgspec.defstruct("Row", fields, array_like=True, gc=False)
+    decode = msgspec.json.Decoder(list[row], strict=False).decode  # a bool is kept as a number
+    return lambda text: [kind(*astuple(one)) for one in decode(text)]
+
+
 def changed(before: T, after: T) -> dict[str, Value]:
     """Return the columns in which two versions of the same thing differ."""
-    old, new = msgspec.structs.astuple(before), msgspec.structs.astuple(after)
-    names = columns(type(after))
+    old, new = astuple(before), astuple(after)
+    names, written = columns(type(after)), _written(type(after))
     # One is made of the other, so most are not only equal: that is seen at a glance.
     others = compress(range(len(names)), map(is_not, old, new))
-    return {names[at]: to_value(names[at], new[at]) for at in others if new[at] != old[at]}
+    return {
+        names[at]: to_value(names[at], new[at]) if at in written else new[at]
+        for at in others
+        if new[at] != old[at]
+    }
 
 
 @cache
-def _written(kind: type[msgspec.Struct]) -> list[tuple[int, str]]:
-    """Return where the columns are that a database keeps otherwise than we do."""
+def _written(kind: type[msgspec.Struct]) -> dict[int, str]:
+    """Return the columns, by their places, that a database keeps otherwise than we do."""
     hints = get_type_hints(kind)
-    return [
-        (at, name)
+    return {
+        at: name
         for at, name in enumerate(columns(kind))
-        if name in _JSON or Decimal in (hints[name], *get_args(hints[name]))
-    ]
+        if name in JSON or Decimal in (hints[name], *get_args(hints[name]))
+    }
 
 
 @cache
@@ -90,7 +106,7 @@ def _read(kind: type[msgspec.Struct]) -> list[tuple[int, Callable[[Any], Any]]]:
 
 
 def _reader(name: str, hint: Any) -> Callable[[Any], Any] | None:  # noqa: ANN401  # any type
-    if name in _JSON:
+    if name in JSON:
         return msgspec.json.Decoder(hint).decode
     if isinstance(hint, EnumType):
         members: Iterable[Any] = hint

@@ -8,13 +8,11 @@ from typing import Any, TypeVar
 
 import apsw
 import msgspec
-from msgspec import json
 
 from gateway.errors import LeaseLost, StoreUnavailable
 from gateway.offload import apart
 from gateway.store import Lease
-from gateway.store.rows import from_row
-from gateway.store.sqlite_rows import select_at_once
+from gateway.store.sqlite_rows import read
 from gateway.store.writer import Rehearsal, Writer, connect
 
 T = TypeVar("T")
@@ -55,8 +53,10 @@ class SqliteFile:
 
     def _read_all(self, kind: type[S], table: str, where: str, *bindings: str | int) -> list[S]:
         """Return things of a kind, on the event loop itself: so there should not be many."""
-        ((rows,),) = self._read(select_at_once(kind, table, where), bindings)
-        return [from_row(kind, row) for row in json.decode(rows)]
+        try:
+            return read(self._reader, kind, table, where, *bindings)
+        except apsw.Error as error:
+            raise StoreUnavailable(str(error)) from error
 
     async def _apart(self, work: Callable[[apsw.Connection], T], *, long: bool = False) -> T:
         """Do some work on a snapshot; ``long``: it takes minutes, and others need not wait."""

@@ -1,20 +1,29 @@
 """Orders, their money and their refills, on SQLite."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import apsw
-import msgspec
-from msgspec import json
 
 from gateway.errors import ErrorText, StoreUnavailable
 from gateway.model import Cancel, Order, Refill, State, Transfer
-from gateway.store import Claim, Failure, Filter, Lease, Movement, Placed, Placement, Step
+from gateway.store import (
+    Claim,
+    Due,
+    Failure,
+    Filter,
+    Later,
+    Lease,
+    Movement,
+    Placed,
+    Placement,
+    Step,
+)
 from gateway.store.page import Entry, Made, repeated
 from gateway.store.rows import CORRECTED, HEARD, from_row, to_row
 from gateway.store.sqlite_file import SqliteFile, hold
 from gateway.store.sqlite_page import CLAIM, ORDER
-from gateway.store.sqlite_rows import AMONG, UNDECIDED, insert, select
+from gateway.store.sqlite_rows import AMONG, UNDECIDED, among, insert, select
 
 T = TypeVar("T")
 
@@ -22,8 +31,6 @@ _WORD = (
     "CASE WHEN state = 'unknown' OR (state = 'failed' AND status <> 'Canceled') "
     "THEN state ELSE status END"
 )
-
-
 _ORDER_STANDS = "SELECT 1 FROM orders WHERE id = ?"
 
 
@@ -37,42 +44,19 @@ class SqliteOrders(SqliteFile):
         return await self._writer.do(Entry(placements))
 
     async def advance(
-        self, steps: Sequence[Step], under: Lease | None = None, *, hurry: bool = True
+        self,
+        steps: Sequence[Step],
+        under: Lease | None = None,
+        later: Sequence[Later] = (),
+        *,
+        hurry: bool = True,
     ) -> list[Order | Failure]:
-        """Take each order one transition further."""
-        return await self._writer.do(Entry(steps, under, hurry))
+        """Take each order one transition further, and put off others."""
+        return await self._writer.do(Entry(steps, under, later, hurry))
 
     async def post(self, transfers: Sequence[Transfer]) -> list[bool]:
         """Move money that belongs to no order, all of it or nothing."""
         return await self._writer.do(Entry(transfers))
-
-    async def claim_due(
-        self,
-        provider: str,
-        now: int,
-        limit: int,
-        next_at: Callable[[Order], int | None],
-        under: Lease | None = None,
-    ) -> list[Order]:
-        """Put off orders whose status is due, and return them."""
-        due = select(Order, "orders", "provider = ? AND poll_at <= ?") + " ORDER BY poll_at LIMIT ?"
-        # Most looks find nothing, and need not wait for the writer.
-        if not self._read(due, (provider, now, 1)):
-            return []
-
-        def run(db: apsw.Connection) -> list[Order]:
-            hold(db, under)
-            orders = [from_row(Order, row) for row in db.execute(due, (provider, now, limit))]
-            later = [msgspec.structs.replace(one, poll_at=next_at(one)) for one in orders]
-            db.executemany(
-                "UPDATE orders SET poll_at = ? WHERE id = ?",
-                [(order.poll_at, order.id) for order in later],
-            )
-            for order in later:
-                self._writer.memory.remember(order)
-            return later
-
-        return await self._writer.do(run)
 
     async def claimed(self, customer: int, claim: Claim) -> Order | ErrorText | None:
         """Return what ``place`` would say to a repeat."""
@@ -94,9 +78,14 @@ class SqliteOrders(SqliteFile):
 
     # --- reading orders -----------------------------------------------------------------
 
+    async def due(self, provider: str, now: int, limit: int) -> list[Due]:
+        """Return orders whose status is to be asked for."""
+        where = "provider = ? AND poll_at <= ? ORDER BY poll_at LIMIT ?"
+        return self._read_all(Due, "orders", where, provider, now, limit)
+
     async def orders(self, ids: Sequence[int]) -> dict[int, Order]:
         """Return the orders that exist of these."""
-        found = self._read_all(Order, "orders", AMONG, json.encode(list(ids)).decode())
+        found = self._read_all(Order, "orders", AMONG, among(ids))
         by_id = {order.id: order for order in found}
         return {one: by_id[one] for one in ids if one in by_id}
 
@@ -252,7 +241,7 @@ class SqliteOrders(SqliteFile):
 
     async def refills(self, ids: Sequence[int]) -> dict[int, Refill]:
         """Return the refills that exist of these."""
-        found = self._read_all(Refill, "refills", AMONG, json.encode(list(ids)).decode())
+        found = self._read_all(Refill, "refills", AMONG, among(ids))
         return {refill.id: refill for refill in found}
 
     async def refills_of(self, order: int) -> list[Refill]:

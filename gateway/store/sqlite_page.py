@@ -3,7 +3,7 @@
 Nobody else writes meanwhile, for the transaction has begun: what was read stays so.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,7 +14,7 @@ from gateway.store import Placement, Row, Step
 from gateway.store.optimistic import Attempt, Memory
 from gateway.store.page import DAY, Entry, Found, Made, Needs, Page, Written, work_out
 from gateway.store.rows import changed, from_row, to_row
-from gateway.store.sqlite_rows import insert, select
+from gateway.store.sqlite_rows import AMONG, among, insert, read, select
 
 ORDER = select(Order, "orders", "id = ?")
 CLAIM = 'SELECT fingerprint, "order", at FROM claims WHERE customer = ? AND key = ?'
@@ -39,6 +39,7 @@ _SPEND = (
     "INSERT INTO spending VALUES (?1, ?2, max(?3, 0)) "
     "ON CONFLICT DO UPDATE SET amount = max(amount + ?3, 0)"
 )
+_PUT_OFF = "UPDATE orders SET poll_at = ?3 WHERE id = ?1 AND poll_at = ?2"
 _FREE = 'DELETE FROM claims WHERE "order" = ?'
 _CLAIM = "INSERT INTO claims VALUES (?, ?, ?, ?, ?)"
 _RECLAIM = "REPLACE INTO claims VALUES (?, ?, ?, ?, ?)"
@@ -125,10 +126,9 @@ def _read_fences(db: apsw.Connection, found: Found, entries: Iterable[Entry]) ->
         found.fences = dict(db.executemany(_FENCE, [(name,) for name in leases]))
 
 
-def _read_orders(db: apsw.Connection, found: Found, ids: Iterable[int]) -> None:
-    for row in db.executemany(ORDER, [(order,) for order in ids]):
-        order = from_row(Order, row)
-        found.orders[order.id] = order
+def _read_orders(db: apsw.Connection, found: Found, ids: Collection[int]) -> None:
+    if ids:
+        found.orders |= {one.id: one for one in read(db, Order, "orders", AMONG, among(ids))}
 
 
 def _read_new(db: apsw.Connection, found: Found, items: Iterable[Any]) -> list[Placement]:
@@ -201,6 +201,8 @@ def _write(db: apsw.Connection, written: Written) -> None:
     each(_RECLAIM, [row[:-1] for row in written.reclaimed])
     if db.total_changes() - before != rows:
         raise Otherwise("something is not as it is remembered")
+    if written.later:
+        db.executemany(_PUT_OFF, written.later)
     if written.freed:
         db.executemany(_FREE, [(order,) for order in written.freed])
 
