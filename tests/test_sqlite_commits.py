@@ -107,7 +107,7 @@ async def test_what_was_taken_back_is_not_remembered(tmp_path: Path) -> None:
     other = await SqliteStore.open(tmp_path / "gateway.db")
     ann = await customer(store, credit=10 * MILLION)
     placed = await order(store, placement(ann.id))
-    step: asyncio.Future[object] = store._writer.do(Entry([Step(placed.id, _more)]))
+    step: asyncio.Future[object] = store._writer.do(Entry(steps=[Step(placed.id, _more)]))
     lost = await asyncio.gather(step, store._writer.do(busy), return_exceptions=True)
     await other.advance([Step(placed.id, posts)])
     await store.advance([Step(placed.id, _more)])

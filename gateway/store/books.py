@@ -17,6 +17,8 @@ Owner = tuple[str, str]
 
 FLOORLESS = frozenset({Kind.FUNDS, Kind.OWED, Kind.PAID, Kind.PURSE})
 """Accounts that may be below zero, as the databases' own checks have it."""
+_BY_BALANCE = {Code.CHARGE, *(code for code, (_, to) in MOVES.items() if to is Kind.AVAILABLE)}
+"""What these do depends on how much is there."""
 _BEYOND = 2**63
 
 
@@ -75,12 +77,16 @@ class Books:
 
     def moved(self) -> dict[tuple[Owner, Kind], int]:
         """Return by how much each account that was touched has changed."""
+        alike: dict[tuple[str, str, Code], int] = {}
+        for one in self.transfers:
+            move = (one.owner, one.currency, one.code)
+            alike[move] = alike.get(move, 0) + one.amount
         sums: dict[tuple[Owner, Kind], int] = {}
-        for transfer in self.transfers:
-            owner = (transfer.owner, transfer.currency)
-            source, target = MOVES[transfer.code]
-            sums[owner, source] = sums.get((owner, source), 0) - transfer.amount
-            sums[owner, target] = sums.get((owner, target), 0) + transfer.amount
+        for (name, currency, code), amount in alike.items():
+            owner = (name, currency)
+            source, target = MOVES[code]
+            sums[owner, source] = sums.get((owner, source), 0) - amount
+            sums[owner, target] = sums.get((owner, target), 0) + amount
         return sums
 
     def _move(self, balances: dict[Kind, int], transfer: Transfer) -> None:
@@ -125,7 +131,7 @@ class OptimisticBooks(Books):
 
     def post(self, transfer: Transfer) -> bool:
         """Post a transfer."""
-        if transfer.code is Code.CHARGE or MOVES[transfer.code][1] is Kind.AVAILABLE:
+        if transfer.code in _BY_BALANCE:
             self.unseen.add((transfer.owner, transfer.currency))
         self.transfers.append(transfer)
         return True

@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.errors import ErrorText
 from gateway.model import Order
-from gateway.store import Placed, Placement, Step
+from gateway.store import Placed
 from gateway.store.page import Entry, Found, Page
 
 REMEMBERED = 5000
@@ -46,14 +46,17 @@ class Memory:
         """Remember what an operation has come to."""
         for later in entry.later:
             self.orders.pop(later.order, None)
-        for item, outcome in zip(entry.items, outcomes, strict=True):
-            if isinstance(outcome, Order):
-                self.remember(outcome)
-            elif isinstance(outcome, Placed):
-                self.remember(outcome.order)
-                self.short.discard(outcome.order.customer)
-            elif isinstance(item, Placement) and outcome is ErrorText.NOT_ENOUGH_FUNDS:
-                self.short.add(item.customer)
+        if entry.steps:
+            for order in outcomes:
+                if isinstance(order, Order):
+                    self.remember(order)
+        elif entry.placements:
+            for new, placed in zip(entry.placements, outcomes, strict=True):
+                if isinstance(placed, Placed):
+                    self.remember(placed.order)
+                    self.short.discard(new.customer)
+                elif placed is ErrorText.NOT_ENOUGH_FUNDS:
+                    self.short.add(new.customer)
 
 
 class Attempt:
@@ -69,10 +72,9 @@ class Attempt:
     def __init__(self, entries: Sequence[Entry], memory: Memory) -> None:
         self._memory = memory
         self.entries = {place: entry for place, entry in enumerate(entries) if self._hopeful(entry)}
-        every = [item for entry in self.entries.values() for item in entry.items]
-        steps = [item for item in every if isinstance(item, Step)]
+        steps = [step for entry in self.entries.values() for step in entry.steps]
         self._steps = {step.order for step in steps}
-        self.new = sum(isinstance(item, Placement) for item in every)
+        self.new = sum([len(entry.placements) for entry in self.entries.values()])
         orders = {step.order: step.seen for step in steps if step.seen}
         for order in self._steps & memory.orders.keys():
             known = memory.orders[order]
@@ -105,7 +107,7 @@ class Attempt:
                     made = page.do(self.entries[place])
                 except Exception:  # noqa: BLE001, S112  # those who look will find the same
                     continue
-                if not page.missing() and self._certain(made):
+                if page.missing() is None and self._certain(made):
                     outcomes[place] = made
             if len(outcomes) == len(places):
                 return page, outcomes
@@ -113,21 +115,17 @@ class Attempt:
 
     def _hopeful(self, entry: Entry) -> bool:
         """Tell whether there is a point in trying."""
-        return all(
-            isinstance(item, Step)
-            or (
-                isinstance(item, Placement)
-                and item.cap is None
-                and item.customer not in self._memory.short
-            )
-            for item in entry.items
-        )
+        for new in entry.placements:
+            if new.cap is not None or new.customer in self._memory.short:
+                return False
+        return not entry.transfers
 
     def _certain(self, outcomes: Sequence[Any]) -> bool:
         """Tell whether all of it is written; of what is not written nobody knows if it is so."""
-        return all(
-            outcome.fresh
-            if isinstance(outcome, Placed)
-            else isinstance(outcome, Order) and outcome is not self.found.orders.get(outcome.id)
-            for outcome in outcomes
-        )
+        for outcome in outcomes:
+            if isinstance(outcome, Placed):
+                if not outcome.fresh:
+                    return False
+            elif not isinstance(outcome, Order) or outcome is self.found.orders.get(outcome.id):
+                return False
+        return True

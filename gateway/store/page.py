@@ -24,19 +24,27 @@ Spending = tuple[int, int]
 """A customer and a day."""
 
 
-class Entry(msgspec.Struct):
-    """One call of an operation: its list, and the lease under which it is made.
+class Entry(msgspec.Struct, frozen=True):
+    """One call of an operation: its list, which is one of the first three.
 
     Attributes:
-        later: what it puts off.
+        under: the lease under which it is made.
+        later: orders that are put off with it.
         hurry: somebody waits for it.
 
     """
 
-    items: Sequence[Placement] | Sequence[Step] | Sequence[Transfer]
+    placements: Sequence[Placement] = ()
+    steps: Sequence[Step] = ()
+    transfers: Sequence[Transfer] = ()
     under: Lease | None = None
     later: Sequence[Later] = ()
     hurry: bool = True
+
+    @property
+    def size(self) -> int:
+        """How long its list is."""
+        return len(self.placements) + len(self.steps) + len(self.transfers)
 
 
 class Made(NamedTuple):
@@ -98,7 +106,7 @@ class Found(msgspec.Struct):
     spending: dict[Spending, int] = msgspec.field(default_factory=dict)
     posted: dict[str, int] = msgspec.field(default_factory=dict)
     upstream: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
-    results: dict[tuple[int, int], tuple[Any, Any]] = msgspec.field(default_factory=dict)
+    results: dict[tuple[int, int], Any] = msgspec.field(default_factory=dict)
     optimistic: bool = False
 
 
@@ -157,22 +165,22 @@ class Page:
         if entry.under and self._found.fences.get(entry.under.name) != entry.under.fence:
             raise LeaseLost(f"{entry.under.name} is done by somebody else by now")
         self._later += entry.later
-        return [self._do(item) for item in entry.items]
-
-    def _do(self, item: Placement | Step | Transfer) -> Any:  # noqa: ANN401  # an outcome of its own
-        if isinstance(item, Placement):
-            return self._place(item)
-        if isinstance(item, Step):
-            return self._advance(item)
+        if entry.placements:
+            return [self._place(new) for new in entry.placements]
+        if entry.steps:
+            return [self._advance(step) for step in entry.steps]
         try:
-            return self._books.post(item)
+            return [self._books.post(transfer) for transfer in entry.transfers]
         except NoFunds:
             raise CustomerError(ErrorText.NOT_ENOUGH_FUNDS) from None
 
-    def missing(self) -> Needs:
+    def missing(self) -> Needs | None:
         """Return what was not found since this was asked last; outcomes mean nothing without it."""
-        needs, self._needs = self._needs, Needs()
-        needs.owners, self._books.unseen = self._books.unseen, set()
+        needs, unseen = self._needs, self._books.unseen
+        if not (unseen or needs.spending or needs.ids):
+            return None
+        self._needs, self._books.unseen = Needs(), set()
+        needs.owners = unseen
         return needs
 
     def attempted(self) -> Needs:
@@ -192,7 +200,10 @@ class Page:
         order_id = next(self._ids, 0)
         if not order_id:
             self._needs.ids += 1
-        change: Change = self._once(new, order_id)
+        done = (id(new), order_id)
+        change: Change | None = self._found.results.get(done)
+        if change is None:
+            change = self._found.results[done] = new.build(order_id)
         charge = change.order.charge
         day = (new.customer, new.at // DAY)
         if new.cap is not None and not self._within_cap(new.cap, day, charge):
@@ -218,19 +229,14 @@ class Page:
         order = self._orders.get(step.order)
         if order is None:
             return Failure.NO_ORDER
-        change: Change | None = self._once(step, order)
+        done = (id(step), id(order))
+        if done not in self._found.results:
+            # With the order, so that no other one gets its address.
+            self._found.results[done] = (step.change(order), order)
+        change: Change | None = self._found.results[done][0]
         if change is None:
             return order
         return self._write(order, change) or change.order
-
-    def _once(self, item: Placement | Step, of: Order | int) -> Any:  # noqa: ANN401  # a change, or none
-        """Return what an item makes of an order, or of an id."""
-        key = (id(item), of if isinstance(of, int) else id(of))
-        if key not in self._found.results:
-            make: Any = item.build if isinstance(item, Placement) else item.change
-            # With the order, so that no other one gets its address.
-            self._found.results[key] = (make(of), of)
-        return self._found.results[key][0]
 
     def _write(self, before: Order | None, change: Change) -> Failure | None:
         """Write a change whole, or say why nothing of it is written."""

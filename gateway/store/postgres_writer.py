@@ -12,8 +12,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Protocol, TypeVar
 
 from gateway.errors import StoreUnavailable
-from gateway.model import Kind, Order, Transfer
-from gateway.store import Placement, Step
+from gateway.model import Kind, Order
 from gateway.store.page import MOMENTS, Entry, Found, Made, Needs, work_out
 from gateway.store.postgres_optimistic import Ids, PostgresAttempt, PostgresMemory, draw, unused
 from gateway.store.postgres_rows import Connection, plain, select
@@ -151,9 +150,9 @@ class Writer:
     def _take(self) -> list[Waiting]:
         batch: list[Waiting] = []
         size = 0
-        while self._waiting and (not batch or size + len(self._waiting[0][0].items) <= MOST):
+        while self._waiting and (not batch or size + self._waiting[0][0].size <= MOST):
             batch.append(self._waiting.popleft())
-            size += len(batch[-1][0].items)
+            size += batch[-1][0].size
         return batch
 
     async def _commit(self, entries: list[Entry]) -> list[Any]:
@@ -188,20 +187,19 @@ class Commit:
 
     def __init__(self, entries: list[Entry], ids: Ids) -> None:
         self._entries = entries
-        every = [item for entry in entries for item in entry.items]
-        placements = [item for item in every if isinstance(item, Placement)]
+        placements = [new for entry in entries for new in entry.placements]
         self._claims = [(new.customer, new.claim.key) for new in placements if new.claim]
         self._new = len(placements)
         self._ids = ids.take(self._new)
-        self._steps = sorted({item.order for item in every if isinstance(item, Step)})
+        self._steps = sorted({step.order for entry in entries for step in entry.steps})
         self._leases = sorted({entry.under.name for entry in entries if entry.under})
-        self._needs = Needs(keys={item.key for item in every if isinstance(item, Transfer)})
+        self._needs = Needs(keys={one.key for entry in entries for one in entry.transfers})
 
     async def __call__(self, db: Connection) -> list[Any]:
         """Return each operation's outcomes, or what it raised."""
         found = await self._lock(db)
         page, outcomes = work_out(found, self._entries)
-        needs = page.missing().joined(self._needs)
+        needs: Needs | None = (page.missing() or Needs()).joined(self._needs)
         while needs:
             await _load(db, found, needs)
             page, outcomes = work_out(found, self._entries)

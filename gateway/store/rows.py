@@ -37,17 +37,23 @@ def listed(names: Sequence[str]) -> str:
 def to_value(name: str, value: Any) -> Value:  # noqa: ANN401  # whatever a field holds
     """Return a field's value as a database keeps it."""
     if name in JSON:
-        return _encode(value).decode()
-    if isinstance(value, Decimal):
-        return f"{value:f}"
-    return value  # type: ignore[no-any-return]
+        return _as_json(value)
+    return _as_text(value) if isinstance(value, Decimal) else value
+
+
+def _as_json(value: object) -> str:
+    return _encode(value).decode()
+
+
+def _as_text(value: Decimal | None) -> str | None:
+    return None if value is None else f"{value:f}"
 
 
 def to_row(thing: msgspec.Struct) -> list[Value]:
     """Return all fields of a thing as a row."""
     row: list[Any] = list(astuple(thing))
-    for at, name in _written(type(thing)).items():
-        row[at] = to_value(name, row[at])
+    for at, write in _written(type(thing)).items():
+        row[at] = write(row[at])
     return row
 
 
@@ -80,18 +86,18 @@ def changed(before: T, after: T) -> dict[str, Value]:
     # One is made of the other, so most are not only equal: that is seen at a glance.
     others = compress(range(len(names)), map(is_not, old, new))
     return {
-        names[at]: to_value(names[at], new[at]) if at in written else new[at]
+        names[at]: written[at](new[at]) if at in written else new[at]
         for at in others
         if new[at] != old[at]
     }
 
 
 @cache
-def _written(kind: type[msgspec.Struct]) -> dict[int, str]:
-    """Return the columns, by their places, that a database keeps otherwise than we do."""
+def _written(kind: type[msgspec.Struct]) -> dict[int, Callable[[Any], Value]]:
+    """Return what writes those columns, by their places, that a database keeps otherwise."""
     hints = get_type_hints(kind)
     return {
-        at: name
+        at: _as_json if name in JSON else _as_text
         for at, name in enumerate(columns(kind))
         if name in JSON or Decimal in (hints[name], *get_args(hints[name]))
     }

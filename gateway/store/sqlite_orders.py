@@ -52,11 +52,12 @@ class SqliteOrders(SqliteFile):
         hurry: bool = True,
     ) -> list[Order | Failure]:
         """Take each order one transition further, and put off others."""
-        return await self._writer.do(Entry(steps, under, later, hurry))
+        entry = Entry(steps=steps, under=under, later=later, hurry=hurry)
+        return await self._writer.do(entry)
 
     async def post(self, transfers: Sequence[Transfer]) -> list[bool]:
         """Move money that belongs to no order, all of it or nothing."""
-        return await self._writer.do(Entry(transfers))
+        return await self._writer.do(Entry(transfers=transfers))
 
     async def claimed(self, customer: int, claim: Claim) -> Order | ErrorText | None:
         """Return what ``place`` would say to a repeat."""

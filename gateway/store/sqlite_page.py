@@ -10,7 +10,7 @@ from typing import Any
 import apsw
 
 from gateway.model import Event, Kind, Order, Transfer
-from gateway.store import Placement, Row, Step
+from gateway.store import Placement, Row
 from gateway.store.optimistic import Attempt, Memory
 from gateway.store.page import DAY, Entry, Found, Made, Needs, Page, Written, work_out
 from gateway.store.rows import changed, from_row, to_row
@@ -77,7 +77,7 @@ def _try(db: apsw.Connection, attempt: Attempt) -> dict[int, list[Any]]:
     _read_fences(db, found, entries)
     if attempt.unknown:
         _read_orders(db, found, attempt.unknown)
-    _read_new(db, found, [item for entry in entries for item in entry.items])
+    _read_new(db, found, [new for entry in entries for new in entry.placements])
     page, outcomes = attempt.work_out()
     if outcomes:
         _write(db, page.written())
@@ -107,11 +107,11 @@ def _worked_out(
 def _read(db: apsw.Connection, entries: Sequence[Entry]) -> Found:
     """Read what is surely needed, and the accounts of all that are named."""
     found = Found()
-    every = [item for entry in entries for item in entry.items]
     _read_fences(db, found, entries)
-    _read_orders(db, found, {item.order for item in every if isinstance(item, Step)})
-    placements = _read_new(db, found, every)
-    transfers = [item for item in every if isinstance(item, Transfer)]
+    _read_orders(db, found, {step.order for entry in entries for step in entry.steps})
+    placements = [new for entry in entries for new in entry.placements]
+    _read_new(db, found, placements)
+    transfers = [one for entry in entries for one in entry.transfers]
     owners = {new.customer for new in placements} | {one.owner for one in transfers}
     for order in found.orders.values():
         owners |= {order.customer, order.provider}
@@ -131,14 +131,12 @@ def _read_orders(db: apsw.Connection, found: Found, ids: Collection[int]) -> Non
         found.orders |= {one.id: one for one in read(db, Order, "orders", AMONG, among(ids))}
 
 
-def _read_new(db: apsw.Connection, found: Found, items: Iterable[Any]) -> list[Placement]:
-    """Read what new orders need, and return these."""
-    placements = [item for item in items if isinstance(item, Placement)]
+def _read_new(db: apsw.Connection, found: Found, placements: Sequence[Placement]) -> None:
+    """Read what new orders need."""
     if placements:
         last = db.execute(_LAST_ID).get
         found.ids = list(range(last + 1, last + 1 + len(placements)))
         _read_claims(db, found, placements)
-    return placements
 
 
 def _read_claims(db: apsw.Connection, found: Found, placements: Iterable[Placement]) -> None:
