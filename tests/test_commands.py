@@ -123,6 +123,7 @@ def test_a_customers_life(run: Run) -> None:
         (("order", "list", "--status", "weird"), 2, "one of Pending"),
         (("order", "list", "--since", "tomorrow"), 2, "an age like 1d"),
         (("order", "list", "--customer", "zoe"), 2, "there is no customer zoe"),
+        (("order", "list", "--provider", "x"), 2, "ordered from x, and the file has no such"),
         (("sync", "x"), 2, "there is no provider x; there are: p"),
         (("sync",), 1, "p"),
         (("teleport",), 2, "No such command"),

@@ -99,6 +99,9 @@ async def list_(  # a flag each
             limit=limit,
         )
         orders = await store.find_orders(wanted)
+        if provider and not orders and provider not in config.providers:
+            known = ", ".join(config.providers) or "none"
+            fail(f"nothing was ordered from {provider}, and the file has no such provider: {known}")
         rows = [_row(order, names) for order in orders]
         if status.casefold() == State.UNKNOWN:
             # What is to be decided is listed with what there is to decide it by.
