@@ -168,7 +168,7 @@ orders: {answer_within: 1y, first_id: 0}
 6:20: there is no adapter `smmia`; did you mean `smmai`?
 6:32: this is not a web address; write one such as https://panel.example/api/v2
 7:20: other charges in INR, which has no exchange rate; add it to exchange_rates
-7:63: the variable NOT_THERE is not set; set it in the environment
+7:63: the variable NOT_THERE is not set; set it in the environment, or in .env beside the file
 8:56: a key is never written in the file; write ${THIRD_KEY} and set that variable
 8:81: 'refil' is not known here; did you mean `refill`?
 10:25: route 'smmai/1' stands here twice; remove one of them

@@ -177,7 +177,8 @@ class Document:
             if not _NAME.fullmatch(name):
                 self.blame(path, "this is no variable; write one such as ${PANEL_KEY}")
             elif not self.environment.get(name):
-                self.blame(path, f"the variable {name} is not set; set it in the environment")
+                where = "in the environment, or in .env beside the file"
+                self.blame(path, f"the variable {name} is not set; set it {where}")
         if len(self.mistakes) > wrong:
             return Unset()
         value = _VARIABLE.sub(lambda found: self.environment[found[1]], text)
