@@ -98,9 +98,7 @@ def _doubted(findings: Mapping[int, Finding], case: Case, restored: int) -> dict
     """
     doubt = {one.id: LOST for one in case.unknown if one.attempt_at < restored + FORGOTTEN}
     return {
-        order: finding
-        if finding.verdict is Verdict.OPEN
-        else msgspec.structs.replace(finding, doubt=doubt.get(order, ""))
+        order: msgspec.structs.replace(finding, doubt=doubt.get(order, ""))
         for order, finding in findings.items()
     }
 

@@ -256,6 +256,7 @@ async def test_after_a_restore_nothing_is_decided_by_a_balance_that_lost_orders_
     async with trade("auto") as one:
         await restored(one)
         order = await one.unknown(taken=True)
+        early = await one.evidence(order)
         for _ in range(3):
             await one.look(10)
         said = await one.evidence(order)
@@ -269,6 +270,7 @@ async def test_after_a_restore_nothing_is_decided_by_a_balance_that_lost_orders_
             await one.look(10)
 
         assert ("placed", State.UNKNOWN) == (said["says"], before.state)
+        assert ("open", said["but"]) == (early["says"], early["but"])
         assert "the books came from a backup" in said["but"]
         assert said["decide"].startswith("look at the panel")
         assert State.PLACED is (await one.order(later)).state

@@ -38,7 +38,8 @@ PAGE = 500
 STOPPED = "stop it first, so that nothing is written there meanwhile"
 MISSING = (
     "what was written after the backup is missing: orders, credits, customers. Set orders.first_id "
-    "above every order id given out since then"
+    "above every order id given out since then. For 30 days nothing is settled by a balance alone: "
+    "orders that are missing may move it"
 )
 
 
