@@ -85,7 +85,7 @@ class Gateway:
         self.router: Router = Router(config.providers, upstream, now, lines)
         self.limits = Limits(config.limits)
         self.shop: Shop = Shop(config, store, self.router, now, before.shop if before else None)
-        self.listing = Listing(config, store, self.shop, cache, now)
+        self.listing = Listing(config, self.shop, cache, now)
         self.sync = Sync(
             config,
             store,
@@ -96,6 +96,9 @@ class Gateway:
             cache,
             now,
         )
+        if before:  # whatever a file says, this is as it was
+            self.sync.seen |= before.sync.seen
+            self.listing.dates |= before.listing.dates
         self.aloft: Aloft = before.aloft if before else Aloft()
         self.orders = Orders(store, self.router, self.shop, promises, following, now, self.aloft)
         # Who reads for the file before is told, too, of what changes meanwhile.

@@ -24,7 +24,6 @@ from gateway.config import Config
 from gateway.errors import CustomerError, ErrorText
 from gateway.offload import answer
 from gateway.services import Catalog, Service
-from gateway.store import Store
 
 WORTH_IT = 1400
 """Bytes from which compressing saves a packet."""
@@ -39,7 +38,7 @@ CODINGS: Mapping[str, Coding] = {
 OF_A_PART = ("gzip",)
 """How a part of one is, which is made for a single answer."""
 SLACK = 60_000
-"""Milliseconds by which a change may be in force later than it was seen."""
+"""Milliseconds by which another process may show a change later than this one."""
 MOST_IDS = 1000
 KEPT = 3600.0
 """Seconds for which other processes find a list."""
@@ -77,6 +76,28 @@ class Rendered(msgspec.Struct, frozen=True):
     ends: "array[int]"
 
 
+class Dates(msgspec.Struct, frozen=True):
+    """When the rows of a list have last become what they are, for as long as this is known.
+
+    Attributes:
+        ids: the services', in the list's order.
+        rows: the digest of each row, which is the same in this process alone.
+        changed_at: in milliseconds; of what was in the first list, when that was made.
+
+    """
+
+    ids: "array[int]"
+    rows: "array[int]"
+    changed_at: "array[int]"
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """The list for a price group, and when its rows have changed."""
+
+    rendered: Rendered
+    dates: Dates
+
+
 class Part(msgspec.Struct, frozen=True):
     """Which services somebody wants to see; ``None``: any.
 
@@ -92,18 +113,21 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Listing:
-    """The lists of the catalog in force."""
+    """The lists of the catalog in force.
 
-    def __init__(
-        self, config: Config, store: Store, shop: Shop, cache: Cache, now: Callable[[], int]
-    ) -> None:
+    Attributes:
+        dates: of each price group's list, the last one that was made.
+
+    """
+
+    def __init__(self, config: Config, shop: Shop, cache: Cache, now: Callable[[], int]) -> None:
         self._config = config
-        self._store = store
         self._shop = shop
         self._cache = cache
-        self._begun_at = now()
+        self._now = now
         self._edition: str | None = None
-        self._lists: dict[str, asyncio.Task[Rendered]] = {}
+        self._lists: dict[str, asyncio.Task[Listed]] = {}
+        self.dates: dict[str, Dates] = {}
 
     def warm(self) -> None:
         """Begin to make the lists of all price groups, so that nobody has to wait for them."""
@@ -116,7 +140,7 @@ class Listing:
             return None
         task = self._lists.get(self._group(tier))
         there = task and task.done() and not task.cancelled() and not task.exception()
-        return task.result().body if task and there else None
+        return task.result().rendered.body if task and there else None
 
     def _group(self, tier: str) -> str:
         return tier if tier in self._config.tiers else ""
@@ -125,17 +149,16 @@ class Listing:
         """Return the list, or a part of it, at the rates of a price group."""
         task = self._made(self._group(tier))
         catalog = self._shop.catalog
-        rendered = await asyncio.shield(task)
+        listed = await asyncio.shield(task)
         if part is None:
-            return rendered.body
-        changed = None if part.since is None else await self._changed(part.since)
+            return listed.rendered.body
 
         def cut() -> Body:
-            return _body(_rows(rendered, self._fitting(catalog, part, changed)), OF_A_PART)
+            return _body(_rows(listed.rendered, _fitting(catalog, part, listed.dates)), OF_A_PART)
 
         return await answer(cut, len(catalog.services))
 
-    def _made(self, group: str) -> "asyncio.Task[Rendered]":
+    def _made(self, group: str) -> "asyncio.Task[Listed]":
         catalog = self._shop.catalog
         if catalog.edition != self._edition:
             self._edition, self._lists = catalog.edition, {}
@@ -144,7 +167,14 @@ class Listing:
             task = self._lists[group] = asyncio.create_task(self._make(catalog, group))
         return task
 
-    async def _make(self, catalog: Catalog, group: str) -> Rendered:
+    async def _make(self, catalog: Catalog, group: str) -> Listed:
+        rendered = await self._rendered(catalog, group)
+        before, now = self.dates.get(group), self._now()
+        dating = partial(_dated, catalog, rendered, before, now)
+        dates = self.dates[group] = await answer(dating, len(catalog.services))
+        return Listed(rendered, dates)
+
+    async def _rendered(self, catalog: Catalog, group: str) -> Rendered:
         """Write out a list, unless another process has done it already."""
         many = len(catalog.services)
         if not self._cache.shared:
@@ -158,36 +188,6 @@ class Listing:
             await self._cache.put({key: packed}, KEPT)
         return found
 
-    async def _changed(self, since: int) -> set[tuple[str, str]] | None:
-        """Return which providers' services have changed; ``None``: any may have.
-
-        With a file, and with the start of a process, all of them may.
-        """
-        if since - SLACK < self._begun_at:
-            return None
-        found = await self._store.changed_offers(since - SLACK)
-        return None if ("", "") in found else found
-
-    def _fitting(
-        self, catalog: Catalog, part: Part, changed: set[tuple[str, str]] | None
-    ) -> Iterable[int]:
-        """Return where in the list the services are that somebody wants to see."""
-        found: Iterable[tuple[int, Service]] = enumerate(catalog.services.values())
-        if part.ids is not None:
-            found = [(at, one) for at, one in found if one.id in part.ids]
-        if part.category is not None:
-            found = [(at, one) for at, one in found if one.category.casefold() == part.category]
-        if part.since is not None and changed is not None:
-            found = [(at, one) for at, one in found if self._among(one, changed)]
-        return [at for at, _ in found]
-
-    def _among(self, service: Service, changed: set[tuple[str, str]]) -> bool:
-        # A route that is gone has changed what is shown, so those that are declared count too.
-        routes = {(one.provider, one.offer.id) for one in service.routes}
-        if declared := self._config.services.get(service.id):
-            routes |= {(one.provider, one.service) for one in declared.routes}
-        return any(one in changed or (one[0], "") in changed for one in routes)
-
 
 def render(catalog: Catalog, tier: str) -> Rendered:
     """Write out the list of a catalog at the rates of a price group."""
@@ -200,6 +200,34 @@ def render(catalog: Catalog, tier: str) -> Rendered:
         at += len(row) + 1  # what stands before it: the bracket, or a comma
         ends.append(at)
     return Rendered(_body(rows, CODINGS), ends)
+
+
+def _dated(catalog: Catalog, rendered: Rendered, before: Dates | None, now: int) -> Dates:
+    """Return when the rows of a list have changed, by those of the list before it."""
+    known = {}
+    if before:
+        was = zip(before.rows, before.changed_at, strict=True)
+        known = dict(zip(before.ids, was, strict=True))
+    found = Dates(array("Q", catalog.services), array("q"), array("q"))
+    for one, content in zip(found.ids, _rows(rendered, range(len(rendered.ends))), strict=True):
+        row = hash(content)
+        old, changed_at = known.get(one, (None, now))
+        found.rows.append(row)
+        found.changed_at.append(changed_at if old == row else now)
+    return found
+
+
+def _fitting(catalog: Catalog, part: Part, dates: Dates) -> Iterable[int]:
+    """Return where in the list the services are that somebody wants to see."""
+    found: Iterable[tuple[int, Service]] = enumerate(catalog.services.values())
+    if part.ids is not None:
+        found = [(at, one) for at, one in found if one.id in part.ids]
+    if part.category is not None:
+        found = [(at, one) for at, one in found if one.category.casefold() == part.category]
+    if part.since is not None:
+        oldest = part.since - SLACK
+        found = [(at, one) for at, one in found if dates.changed_at[at] >= oldest]
+    return [at for at, _ in found]
 
 
 class _Packed(msgspec.Struct, array_like=True):

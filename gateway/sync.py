@@ -114,7 +114,12 @@ NOTHING = Digests(array("q"), array("q"))
 
 
 class Sync:
-    """Keeps what the providers offer fresh in the store, and the catalog with it."""
+    """Keeps what the providers offer fresh in the store, and the catalog with it.
+
+    Attributes:
+        seen: of each provider, what its list was.
+
+    """
 
     def __init__(
         self,
@@ -135,7 +140,7 @@ class Sync:
         self._exchange = exchange
         self._cache = cache
         self._now = now
-        self._seen: dict[str, Seen] = {}
+        self.seen: dict[str, Seen] = {}
         # Fetched some at the same time, but taken up one after the other: see ``offload``.
         self._room = asyncio.Semaphore(AT_ONCE)
         self._one_by_one = asyncio.Lock()
@@ -216,7 +221,7 @@ class Sync:
         """Judge a list and write down what is believed; returns what waits for the owner's word."""
         now = self._now()
         since = (await self._store.editions()).get(provider, UNFINISHED)
-        seen = self._seen.get(provider)
+        seen = self.seen.get(provider)
         before = seen.digests if seen and seen.edition == since else NOTHING
         sifted = await offload(lambda: sift(offers, before), len(offers))
         rules = self._rules(provider)
@@ -250,7 +255,7 @@ class Sync:
             provider, differences, now, under, held=held, since=since
         )
         if edition != UNFINISHED:
-            self._seen[provider] = Seen(edition, digests)
+            self.seen[provider] = Seen(edition, digests)
         await self._store.sight([Sighting(provider, synced_at=now, offers=len(offers), trouble="")])
         await let_go(differences)
         await let_go(known)

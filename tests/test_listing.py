@@ -13,8 +13,9 @@ import httpx
 import pytest
 import zstandard
 
+from gateway import config
 from gateway.cache_shared import RedisCache
-from gateway.listing import CODINGS, Listing, chosen, part
+from gateway.listing import CODINGS, Body, Listing, chosen, part
 from gateway.offload import SMALL, apart
 from redistmp import redis
 from world import ROWS, YAML, Panel, World, world
@@ -256,18 +257,30 @@ async def test_only_what_has_changed_since_is_listed(tmp_path: Path) -> None:
         assert [] == await ids(one, changed_since=one.clock() // 1000 + 3600)
 
 
-async def test_with_another_file_anything_may_have_changed(tmp_path: Path) -> None:
+async def test_with_another_file_only_what_is_shown_otherwise_has_changed(tmp_path: Path) -> None:
+    """A comment changes nothing; a markup what it makes the rate of, for whom it does."""
+    everything = [*range(101, 131)]
+    files = {
+        SELLS_MANY + "# nothing new\n": ([], []),
+        SELLS_MANY.replace("10%", "5%"): ([], everything),
+        SELLS_MANY.replace("[p/7]}", '[p/7], rate: "7.00"}'): ([107], everything),
+    }
     async with world(tmp_path, SELLS_MANY, p=Panel(services=MANY)) as one:
-        one.clock.forward(DAY)
-        since = one.clock() // 1000
-        one.clock.forward(DAY)
-        gateway = await one.gateway.changed(one.gateway.config)
-        body = await gateway.listing.listed("", None)
+        for tier in ("", "gold"):
+            await one.gateway.listing.listed(tier)
+        for text, expected in files.items():
+            one.clock.forward(DAY)
+            changed = part({"changed_since": str(one.clock() // 1000)})
+            one.clock.forward(DAY)
+            owner = config.parse(text, "providers.yaml", {"KEY": "secret"}, {"api_v2": "USD"})
+            one.gateway = await one.gateway.changed(owner)
+            plain, gold = [await one.gateway.listing.listed(tier, changed) for tier in ("", "gold")]
 
-        assert [] == await ids(one, changed_since=since)
-        one.gateway = gateway
-        changed = part({"changed_since": str(since)})
-        assert body.plain == (await gateway.listing.listed("", changed)).plain
+            assert expected == (_ids(plain), _ids(gold))
+
+
+def _ids(body: Body) -> list[int]:
+    return [row["service"] for row in json.loads(body.plain)]
 
 
 async def test_a_route_that_is_gone_has_changed_the_service(tmp_path: Path) -> None:
@@ -296,7 +309,7 @@ async def test_another_process_takes_a_list_from_the_cache_that_they_share(tmp_p
             cache = RedisCache(url)
 
             def another() -> Listing:
-                return Listing(gateway.config, gateway.store, gateway.shop, cache, gateway.now)
+                return Listing(gateway.config, gateway.shop, cache, gateway.now)
 
             plain, gold = [await another().listed(group) for group in ("", "gold")]
             keys = [f"services/{gateway.shop.catalog.edition}/{group}" for group in ("", "gold")]

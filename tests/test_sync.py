@@ -258,6 +258,14 @@ async def test_other_rates_are_compared_with_those_of_the_last_list(tmp_path: Pa
         assert [] == await one.gateway.store.changes(one.clock())
 
 
+async def test_with_another_file_the_last_list_is_still_known(tmp_path: Path) -> None:
+    """So that a comment in a file does not have a million rows read back."""
+    async with world(tmp_path, p=Panel(services=MANY)) as one:
+        changed = await one.gateway.changed(one.gateway.config)
+
+        assert {"p": 5} == {name: len(it.digests.rows) for name, it in changed.sync.seen.items()}
+
+
 def test_a_list_is_taken_apart_by_what_was_there_before() -> None:
     """A row at another rate is told from one that is otherwise in anything else, too."""
     first = [build.offer(str(number)) for number in range(4)]
