@@ -779,7 +779,7 @@ def test_the_owner_decides_and_is_not_asked_again(quarantined: Run) -> None:
         (["reject", "p/1", "--all"], 2, "or say --all"),
         (["accept", "p/1", "p/9"], 1, "not in quarantine: p/9"),
         (["show", "7"], 1, "7 is not a service of ours"),
-        (["show", "101"], 1, "101 is unavailable"),
+        (["show", "101"], 1, "101 is unavailable; p/1 is paused: its rate was 0.90 and is 9; see"),
         (["changes", "--since", "yesterday"], 2, "write an age like 1d"),
     ],
 )

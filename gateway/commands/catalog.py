@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.app import announce, open_gateway
+from gateway.app import Gateway, announce, open_gateway
 from gateway.cache import CATALOG
 from gateway.commands.terminal import (
     Json,
@@ -177,10 +177,15 @@ async def show(
     found = load_settings()
     config = await in_force(found)
     async with open_gateway(config, found) as gateway:
+        held = {str(one): one for one in await gateway.store.held()}
         one = gateway.shop.catalog.services.get(service)
+        if one is None and not gateway.shop.declares(service):
+            fail(f"{service} is not a service of ours", 1)
         if one is None:
-            known = gateway.shop.declares(service)
-            fail(f"{service} is {'unavailable' if known else 'not a service of ours'}", 1)
+            waiting = [held[route] for route in _sold_as(gateway, service) if route in held]
+            why = [f"; {waits} is paused: {waits.reason}" for waits in waiting if waits.paused]
+            see = "; see gateway catalog quarantine --rejected" if why else ""
+            fail(f"{service} is unavailable{''.join(why)}{see}", 1)
         history = [
             change
             for route in one.routes
@@ -188,7 +193,6 @@ async def show(
                 0, provider=route.provider, offer=route.offer.id, limit=20
             )
         ]
-        held = {str(one): one for one in await gateway.store.held()}
     groups = {"": "no tier", **dict.fromkeys(config.tiers, "")}
     routes = [_route(one, number, groups) for number in range(len(one.routes))]
     for row in routes:
@@ -236,6 +240,14 @@ async def show(
     show_table(
         "Changes", ("at", "id", "what", "before", "after"), [tuple(row.values()) for row in rows]
     )
+
+
+def _sold_as(gateway: Gateway, service: int) -> list[str]:
+    """Return the providers' services that the owner sells as one, as the quarantine names them."""
+    if declared := gateway.config.services.get(service):
+        return [f"{route.provider}/{route.service}" for route in declared.routes]
+    ids = gateway.shop.given.ids if gateway.shop.given else {}
+    return [f"{provider}/{one}" for (provider, one), number in ids.items() if number == service]
 
 
 def _route(service: Service, number: int, groups: dict[str, str]) -> dict[str, Any]:
