@@ -3,7 +3,7 @@
 import asyncio
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from decimal import Decimal
 from itertools import chain
 
@@ -29,8 +29,11 @@ log = structlog.get_logger()
 
 TOLD = 20
 """Changes held back of which each is logged; of more, their number."""
-AT_ONCE = 6
+AT_ONCE = 4
 """Lists that are fetched, read or taken up at the same time; all of them are in memory."""
+DOUBTFUL = 1
+"""Of these, lists of providers whose last one came to nothing: the next may take as long again, and
+as much memory, so those who answer do not wait for it."""
 AT_LATEST = 30.0
 """Seconds after which lists that were taken up are sold by, even while others wait their turn."""
 
@@ -143,6 +146,8 @@ class Sync:
         self.seen: dict[str, Seen] = {}
         # Fetched some at the same time, but taken up one after the other: see ``offload``.
         self._room = asyncio.Semaphore(AT_ONCE)
+        self._doubtful = asyncio.Semaphore(DOUBTFUL)
+        self._failing: set[str] = set()
         self._one_by_one = asyncio.Lock()
         self._waiting = 0
         self._refreshed = -AT_LATEST
@@ -182,19 +187,21 @@ class Sync:
         Raises ``CallFailed`` when the provider gave no list, or one that is not believed: then
         what was offered before stays.
         """
-        # Others need not wait for what a provider takes its time for.
-        with self._wait():
-            await self._room.acquire()
-        try:
-            offers, odd = await self._router.services(provider)
-            services = len(offers)
-            held = await self._in_turn(provider, offers, under)
-            await let_go(offers)
-        except CallFailed as failure:
-            await self._store.sight([Sighting(provider, trouble=str(failure)[:200])])
-            raise
-        finally:
-            self._room.release()
+        async with AsyncExitStack() as places:
+            if provider in self._failing:
+                await places.enter_async_context(self._doubtful)
+            with self._wait():
+                await places.enter_async_context(self._room)
+            try:
+                offers, odd = await self._router.services(provider)
+                services = len(offers)
+                held = await self._in_turn(provider, offers, under)
+                await let_go(offers)
+            except CallFailed as failure:
+                self._failing.add(provider)
+                await self._store.sight([Sighting(provider, trouble=str(failure)[:200])])
+                raise
+        self._failing.discard(provider)
         return Synced(services, odd, held)
 
     @contextmanager

@@ -5,6 +5,8 @@ import contextlib
 import gzip
 import json
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +24,7 @@ from gateway.firewall import Rules, judge
 from gateway.model import Decision, Held, Offer
 from gateway.settings import Settings
 from gateway.store.offers import compare
-from gateway.sync import AT_ONCE, NOTHING, Digests, move, sift
+from gateway.sync import AT_ONCE, DOUBTFUL, NOTHING, Digests, Synced, move, sift
 from gateway.upstream import Upstream
 from wire import LIMIT, Peer, Talk, serve
 from world import ROWS, YAML, Form, Panel, World, world
@@ -355,27 +357,57 @@ async def test_lists_that_arrive_together_are_all_for_sale_in_the_end(tmp_path: 
             assert rates == (await rate(one), await rate(one, 102))
 
 
+class Crowd:
+    """Panels that notice how many of them are asked at the same time."""
+
+    def __init__(self, many: int) -> None:
+        self.names = [f"p{number}" for number in range(many)]
+        self.under_way = [0]
+        self.answer: Any = list(ROWS)
+
+    async def _lists(self, _: Form) -> Any:
+        self.under_way.append(self.under_way[-1] + 1)
+        for _turn in range(9):
+            await asyncio.sleep(0)
+        self.under_way.append(self.under_way[-1] - 1)
+        return self.answer
+
+    @asynccontextmanager
+    async def opened(self, folder: Path) -> AsyncIterator[World]:
+        providers = "".join(
+            f'  {name}: {{adapter: api_v2, url: "http://panel/{name}", key: "${{KEY}}"}}\n'
+            for name in self.names
+        )
+        yaml = f"currency: USD\nproviders:\n{providers}services: {{101: {{routes: [p0/1]}}}}\n"
+        panels: dict[str, Any] = {name: Panel(services=self._lists) for name in self.names}
+        async with world(folder, yaml, **panels) as one:
+            yield one
+
+    async def fetched(self, one: World) -> tuple[int, int]:
+        """Fetch all lists; returns how many were believed, and how many asked for at a time."""
+        self.under_way = [0]
+        lists = map(one.gateway.sync.fetch, self.names)
+        found = await asyncio.gather(*lists, return_exceptions=True)
+        return sum(isinstance(one, Synced) for one in found), max(self.under_way)
+
+
 async def test_no_more_lists_are_fetched_at_once_than_there_is_room_for(tmp_path: Path) -> None:
     """However many providers there are; all of them have their turn."""
-    names = [f"p{number}" for number in range(AT_ONCE + 3)]
-    under_way: list[int] = [0]
+    crowd = Crowd(AT_ONCE + 3)
+    async with crowd.opened(tmp_path) as one:
+        assert (AT_ONCE + 3, AT_ONCE) == await crowd.fetched(one)
 
-    async def lists(_: Form) -> list[dict[str, Any]]:
-        under_way.append(under_way[-1] + 1)
-        await asyncio.sleep(0)
-        under_way.append(under_way[-1] - 1)
-        return list(ROWS)
 
-    yaml = "currency: USD\nproviders:\n" + "".join(
-        f'  {name}: {{adapter: api_v2, url: "http://panel/{name}", key: "${{KEY}}"}}\n'
-        for name in names
-    )
-    panels: dict[str, Any] = {name: Panel(services=lists) for name in names}
-    async with world(tmp_path, f"{yaml}services: {{101: {{routes: [p0/1]}}}}\n", **panels) as one:
-        under_way[:] = [0]
-        synced = await asyncio.gather(*map(one.gateway.sync.fetch, names))
-
-        assert (len(names), AT_ONCE) == (sum(found.services for found in synced), max(under_way))
+async def test_those_whose_lists_come_to_nothing_leave_room_for_the_others(tmp_path: Path) -> None:
+    """However many they are, and whatever they take next time; until they answer again."""
+    crowd = Crowd(AT_ONCE + 3)
+    async with crowd.opened(tmp_path) as one:
+        crowd.answer = []
+        assert (0, AT_ONCE) == await crowd.fetched(one)
+        assert (0, DOUBTFUL) == await crowd.fetched(one)
+        crowd.answer = list(ROWS)
+        assert (AT_ONCE + 3, DOUBTFUL) == await crowd.fetched(one)
+        assert (AT_ONCE + 3, AT_ONCE) == await crowd.fetched(one)
 
 
 # --- hostile --------------------------------------------------------------------------------------
