@@ -242,6 +242,10 @@ class Parameters(Block):
         return OrderType(name, tuple(self.required), self.size, tuple(self.optional))
 
 
+_NO_TIERS: dict[str, ServiceTier] = {}
+"""The one for all services that say nothing of price groups; nobody changes it."""
+
+
 @dataclass(config=STRICT, frozen=True, slots=True)
 class Service:
     """What we sell; ``None`` is "as the provider has it".
@@ -262,7 +266,7 @@ class Service:
     cancel: Flag | None = None
     dripfeed: Flag | None = None
     markup: Markup | None = None
-    tiers: Annotated[dict[Name, ServiceTier], BLOCK] = Field(default_factory=dict)
+    tiers: Annotated[dict[Name, ServiceTier], BLOCK] = Field(default_factory=lambda: _NO_TIERS)
     rate: Rate | None = None
     routing: Routing = "preferred"
     allow_loss: Flag = False
