@@ -9,7 +9,7 @@ from itertools import product
 import msgspec
 import structlog
 
-from gateway import imports, money
+from gateway import imports
 from gateway.config import Config
 from gateway.imports import Found, Given, Wanted
 from gateway.model import Customer, Offer, OfferChange, Order
@@ -304,20 +304,14 @@ class Shop:
         return self.lately.remember(services, now, now + grace + LAG)
 
     def _warn(self) -> None:
-        """Tell the owner of fixed rates that have fallen under cost, each once."""
-        before, self.losing = self.losing, set()
-        for service_id in self._config.services:
-            service = self.catalog.services.get(service_id)
-            if service is None:
-                continue
-            for tier in service.losing:
-                self.losing.add((service_id, tier))
-                if (service_id, tier) not in before:
-                    log.warning(
-                        "a fixed rate is below what it costs us",
-                        service=service_id,
-                        tier=tier,
-                        rate=money.rate_text(service.rate(tier)),
-                        cost=money.rate_text(service.routes[0].rate),
-                        provider=service.routes[0].provider,
-                    )
+        """Tell the owner of fixed rates that have fallen under cost, once and all together."""
+        before = self.losing
+        found = map(self.catalog.services.get, self._config.services)
+        self.losing = {(one.id, tier) for one in found if one for tier in one.losing}
+        if fallen := sorted({service for service, _ in self.losing - before}):
+            log.warning(
+                "fixed rates are below what they cost us",
+                services=len(fallen),
+                first=fallen[0],
+                look="gateway plan",
+            )

@@ -147,6 +147,7 @@ class Line:
         self.first: Admission | None = None
         self._purse_at = 0
         self._need: Pause | None = None  # since a refusal for our account, between two balances
+        self._refusal = ""
         self._foreign = ""
         self._url = str(provider.url)
         self._key = provider.key.get_secret_value()
@@ -182,7 +183,7 @@ class Line:
             return "it has to answer one order before it gets another"
         reserved = self.reserved + cost - (admitted.cost if admitted else 0)
         if self.purse is not None and self.purse < reserved:
-            refused = "it refused our account, and no balance was seen since"
+            refused = f"it refused our account ({self._refusal}), and no balance was seen since"
             return refused if self._need else "our balance there is too small"
         if self.max_unsettled is not None and self.unsettled + reserved > self.max_unsettled:
             return "its unsettled orders have reached max_unsettled"
@@ -211,11 +212,16 @@ class Line:
             return True
         return self.silent and self.health.rest.over
 
-    def short_of(self, cost: int) -> None:
-        """Remember a refusal that was about our account, until a balance settles it, or time."""
+    def short_of(self, cost: int, words: str) -> None:
+        """Remember a refusal that was about our account, until a balance settles it, or time.
+
+        ``words``: the provider's own.
+        """
         self.purse = min(self.purse if self.purse is not None else cost, cost) - 1
         self._purse_at = max(self._purse_at, self._now())
+        self._refusal = words[:200]
         if self._need is None:
+            log.warning("a provider refused our account", provider=self.name, reason=self._refusal)
             self._need = Pause()
             self._need.lengthen()
 

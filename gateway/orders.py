@@ -38,6 +38,7 @@ PAGE = 500
 """Queued orders that are looked at together."""
 MOST_UNDECIDED = 100_000
 """Orders under way that are looked through for those to be taken back."""
+DAY = 24 * transitions.HOUR
 AT_ONCE = 100
 """Queued orders that are on their way to one provider at once."""
 
@@ -62,6 +63,7 @@ class Orders:
         self._now = now
         self._sender = Sender(store, router, promises, following, now, shop.latest, aloft)
         self._aloft = aloft
+        self._capped: dict[int, int] = {}  # customers, and the day for which their cap was told
 
     # --- placed ---------------------------------------------------------------------------
 
@@ -128,8 +130,22 @@ class Orders:
             raise
         if isinstance(placed, ErrorText):
             flight.turn_away(unused=True)
+            if placed is ErrorText.NOT_ENOUGH_FUNDS and customer.daily_cap is not None:
+                await self._tell_of_cap(customer, draft.charge, now)
             raise CustomerError(placed)
         return placed
+
+    async def _tell_of_cap(self, customer: Customer, charge: int, now: int) -> None:
+        """Let the owner know, once a day, that a daily cap refuses what the funds would cover."""
+        if self._capped.get(customer.id) == now // DAY:
+            return
+        self._capped[customer.id] = now // DAY  # before a wait: others come at the same time
+        available = self._store.available(customer.id, self._shop.currency)
+        if charge > (available if isinstance(available, int) else await available):
+            del self._capped[customer.id]
+            return
+        cap = money.text(customer.daily_cap or 0)
+        log.warning("a daily cap refuses orders", customer=customer.id, cap=cap)
 
     def _service(self, sent: Mapping[str, str]) -> Service:
         named = sent.get("service", "")

@@ -233,7 +233,7 @@ class Sender:
         except Rejected as refusal:
             flight.turn_away()
             if refusal.fault is Fault.ACCOUNT:
-                self._router.line(choice.provider).short_of(choice.cost)
+                self._router.line(choice.provider).short_of(choice.cost, refusal.words)
             after = AFTER[refusal.fault]
             if refusal.fault is Fault.UNKNOWN and self._promises.unknown_refusals == "next":
                 after = OWNER_ALLOWS

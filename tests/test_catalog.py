@@ -447,7 +447,7 @@ async def test_an_order_that_waits_is_not_sent_by_a_catalog_that_has_grown_too_o
 async def test_a_fixed_rate_that_falls_under_cost_is_told_once_until_it_is_mended(
     tmp_path: Path,
 ) -> None:
-    """Of each price group apart; a rate that is marked up never falls under cost."""
+    """For each price group, all in one line; a rate that is marked up never falls under cost."""
     more = "tiers: {gold: {markup: 0%}}"
     file = yaml(", rate: 1.00, tiers: {gold: {rate: 0.90}}", more)
     with capture_logs() as lines:
@@ -456,5 +456,7 @@ async def test_a_fixed_rate_that_falls_under_cost_is_told_once_until_it_is_mende
                 await now_at(one, rate)
             await (await one.gateway.changed(read(file))).shop.refresh()
 
-    told = [(one["tier"], one["cost"]) for one in lines if "below what it costs" in one["event"]]
-    assert [("gold", "0.95"), ("", "1.10"), ("", "1.30"), ("gold", "1.30")] == told
+    told = [one for one in lines if "below what they cost" in one["event"]]
+    assert [(1, 101, "gateway plan")] * 3 == [
+        (one["services"], one["first"], one["look"]) for one in told
+    ]

@@ -14,6 +14,7 @@ import pytest
 import structlog
 from redis.asyncio import Redis
 from starlette.applications import Starlette
+from structlog.testing import capture_logs
 
 import redistmp
 from gateway import transitions
@@ -388,6 +389,21 @@ async def test_a_cap_that_is_set_in_the_middle_of_a_day_is_for_the_whole_day(
 
         assert {"order": 2} == await one.add()
         assert NO_FUNDS == await one.add()
+
+
+async def test_a_cap_that_refuses_orders_is_told_once_a_day(tmp_path: Path) -> None:
+    """Not once for each request, and not where it is the funds that do not suffice."""
+    async with world(tmp_path, money="1") as one:
+        await limit(one, daily_cap=90_000)
+        with capture_logs() as logs:
+            await one.add(quantity=10_000)
+            await asyncio.gather(*(one.add() for _ in range(5)))
+            one.clock.forward(24 * HOUR)
+            await one.gateway.sync.fetch("p")
+            await asyncio.gather(*(one.add() for _ in range(5)))
+        told = [entry for entry in logs if entry["event"] == "a daily cap refuses orders"]
+
+        assert [(1, "0.09")] * 2 == [(one["customer"], one["cap"]) for one in told]
 
 
 async def test_what_fails_is_given_back_to_the_day(tmp_path: Path) -> None:

@@ -351,7 +351,7 @@ async def test_after_a_refusal_for_funds_only_a_balance_that_covers_it_counts(
     far = Far()
     if known:
         await far.balance(known)
-    far.line.short_of(90_000)
+    far.line.short_of(90_000, "no funds")
     assert far.line.why_not(90_000)
     await far.balance("0.08")
     assert far.line.why_not(90_000)
@@ -364,7 +364,7 @@ async def test_a_balance_that_was_told_before_a_refusal_for_funds_does_not_undo_
     """Another process may have seen it then, and we hear of it only now."""
     far = Far()
     await asyncio.sleep(1)
-    far.line.short_of(90_000)
+    far.line.short_of(90_000, "no funds")
     far.line.saw_purse(Money.of("100", "USD"), 1_500)
 
     assert far.line.why_not(90_000)
@@ -372,7 +372,7 @@ async def test_a_balance_that_was_told_before_a_refusal_for_funds_does_not_undo_
 
 async def test_after_a_refusal_for_funds_the_balance_is_looked_at_soon_and_then_later() -> None:
     far = Far()
-    far.line.short_of(90_000)
+    far.line.short_of(90_000, "no funds")
     waits = [await until(far.line.look_now) for _ in range(4)]
     assert [REST, 2 * REST, 4 * REST, 8 * REST] == waits
 
@@ -381,10 +381,25 @@ async def test_after_a_refusal_for_funds_the_balance_is_looked_at_soon_and_then_
     assert not far.line.look_now()
 
 
+async def test_a_refusal_for_our_account_is_told_once_with_the_providers_words() -> None:
+    """And once more where it comes again after a balance."""
+    far = Far()
+    with capture_logs() as logs:
+        for _ in range(3):
+            far.line.short_of(90_000, "Invalid API key")
+        why = far.line.why_not(90_000)
+        await asyncio.sleep(1)
+        await far.balance("100")
+        far.line.short_of(90_000, "no funds")
+
+    assert "it refused our account (Invalid API key), and no balance was seen since" == why
+    assert ["Invalid API key", "no funds"] == [one["reason"] for one in logs]
+
+
 async def test_a_refusal_for_our_account_is_forgotten_where_no_balance_can_tell() -> None:
     """After a while an order finds out."""
     far = Far()
-    far.line.short_of(90_000)
+    far.line.short_of(90_000, "no funds")
     loop = asyncio.get_running_loop()
     began = loop.time()
     await until(lambda: not far.line.look_now() and not far.line.why_not(90_000))
