@@ -23,3 +23,22 @@ def test_an_installation_on_sqlite_does_without_postgresqls_driver(tmp_path: Pat
     loaded = subprocess.run(words, capture_output=True, check=True, text=True).stdout.split()
 
     assert {"apsw"} == {"apsw", "asyncpg"} & set(loaded)
+
+
+COMMAND = """
+import sys
+import typer
+from gateway.commands.main import app
+
+typer.main.get_command(app).get_command(None, "serve")
+print(*(name for name in sys.modules if name.startswith("gateway.commands.")))
+"""
+
+
+def test_a_command_does_without_the_others() -> None:
+    """They would take megabytes of memory, and time at each start."""
+    words = [sys.executable, "-c", COMMAND]
+    loaded = subprocess.run(words, capture_output=True, check=True, text=True).stdout.split()
+
+    wanted = {"main", "serve", "terminal"}
+    assert {f"gateway.commands.{name}" for name in wanted} == set(loaded)

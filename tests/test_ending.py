@@ -23,7 +23,7 @@ from gateway.settings import Settings
 from pgtmp import Server, server
 from test_routes import yaml
 
-PATIENCE = 25.0
+PATIENCE = 50.0
 """Seconds for all that is awaited here."""
 PROGRAM = [sys.executable, "-m", "gateway"]
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
