@@ -334,8 +334,6 @@ class Wire(httpx.AsyncBaseTransport):
         for connection in tuple(self.connections):
             connection.abort()
         if waiting:
-            # A connection that was given up while it opened is reported closed by asyncio, and
-            # by uvloop never.
             await asyncio.wait(waiting, timeout=CLOSING)
 
     async def _connect(self, origin: _Origin) -> "_Connection":
@@ -351,6 +349,8 @@ class Wire(httpx.AsyncBaseTransport):
         if connection.closing:
             msg = "closed before anything was written"
             raise httpx.ConnectError(msg)
+        # Not sooner: uvloop tells nobody of the end of one that was given up while it opened.
+        self.connections.add(connection)
         return connection
 
     def _take(self, origin: _Origin) -> "_Connection | None":
@@ -448,7 +448,6 @@ class _Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._poll = select.poll()
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-        self._wire.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         if self._waiter is None:  # nobody asked, so nobody may take it for an answer

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from operator import attrgetter
+from sys import intern
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -256,6 +257,7 @@ def row_offer(row: Sequence[Any]) -> Offer:
     """Return the offer that a row keeps, whose flags a database may have as numbers."""
     one, name, kind, category, rate, least, most, refill, cancel, dripfeed, description = row
     refill, cancel, dripfeed = _FLAGS[refill], _FLAGS[cancel], _FLAGS[dripfeed]
+    kind, category = intern(kind), intern(category)  # the same few for all
     return Offer(
         one, name, kind, category, Decimal(rate), least, most, refill, cancel, dripfeed, description
     )
