@@ -133,15 +133,17 @@ def follow(stage: Stage) -> Iterator[Result]:
         due = time.monotonic() + STARTS
         plan = Plan({"panel": panel}, orders=orders, keys=keys, every=f"status: {every}s")
         with stage.gateway(plan, url) as gateway:
+            idle = _idle(gateway)
             before = panel.ask()
             if time.monotonic() > due:
                 raise Trouble("the gateway started too late for the first statuses")
             time.sleep(due - time.monotonic() - 1)
             for what in ("each with news", "none with news"):
-                spent = gateway.cpu()
+                began, spent = time.monotonic(), gateway.cpu()
                 _heard(panel, "ids", before["ids"] + orders)
                 _quiet(gateway)
                 spent, after = gateway.cpu() - spent, panel.ask()
+                spent -= idle * (time.monotonic() - began)
                 # The first may be due again before the last was asked for.
                 asked = after["ids"] - before["ids"]
                 calls = after["status"] - before["status"]
