@@ -157,3 +157,16 @@ async def test_an_order_without_news_is_not_even_read(tmp_path: Path) -> None:
     assert ["UPDATE orders SET poll_at"] == [
         one.partition(" = ")[0] for one in statements[1] if one.startswith("UPDATE")
     ]
+
+
+async def test_what_is_not_clear_stays_so_however_often_it_is_said(tmp_path: Path) -> None:
+    """Who wants to know whether all was said clearly must not be told so the second time."""
+    store, placed = await _placed(tmp_path)
+    clear = []
+    for said in (build.report(None, "odd"), RUNNING):
+        follow = _follow(store, Provider(said), lambda: NOW)
+        clear += [await follow.ask("alpha", [placed]) for _ in range(2)]
+        (placed,) = (await store.orders([placed.id])).values()
+    await store.close()
+
+    assert [False, False, True, True] == clear
