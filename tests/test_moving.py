@@ -347,6 +347,7 @@ def test_a_backup_needs_a_folder_that_is_there(house: str, tmp_path: Path) -> No
     assert (2, True) == (refused.returncode, "there is no folder nowhere" in refused.stderr)
 
 
+@pytest.mark.timeout(180)  # ten commands, each a process of its own
 def test_a_backup_is_one_file_that_can_be_restored(house: str, tmp_path: Path) -> None:
     saved = gateway(house, "store", "backup", "saved.backup")
     assert (0, "") == (saved.returncode, saved.stderr)

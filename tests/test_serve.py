@@ -239,6 +239,7 @@ def test_a_port_that_is_taken_is_said(served: Served) -> None:
     assert "Address already in use; choose another with --port" in run.stderr
 
 
+@pytest.mark.timeout(180)  # it takes its time, of which others may need most
 def test_the_demonstration_comes_out_right_and_leaves_nothing_behind(tmp_path: Path) -> None:
     run = subprocess.run(
         [*PROGRAM, "demo", "--once"],
