@@ -1,6 +1,6 @@
 """``gateway catalog …``: what has changed at the providers, and what waits for the owner's word."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -182,10 +182,7 @@ async def show(
         if one is None and not gateway.shop.declares(service):
             fail(f"{service} is not a service of ours", 1)
         if one is None:
-            waiting = [held[route] for route in _sold_as(gateway, service) if route in held]
-            why = [f"; {waits} is paused: {waits.reason}" for waits in waiting if waits.paused]
-            see = "; see gateway catalog quarantine --rejected" if why else ""
-            fail(f"{service} is unavailable{''.join(why)}{see}", 1)
+            fail(f"{service} is unavailable{_paused(gateway, service, held)}", 1)
         history = [
             change
             for route in one.routes
@@ -240,6 +237,13 @@ async def show(
     show_table(
         "Changes", ("at", "id", "what", "before", "after"), [tuple(row.values()) for row in rows]
     )
+
+
+def _paused(gateway: Gateway, service: int, held: Mapping[str, Held]) -> str:
+    """Return what the quarantine says of a service that is not there."""
+    waiting = [held[route] for route in _sold_as(gateway, service) if route in held]
+    why = [f"; {waits} is paused: {waits.reason}" for waits in waiting if waits.paused]
+    return f"{''.join(why)}; see gateway catalog quarantine --rejected" if why else ""
 
 
 def _sold_as(gateway: Gateway, service: int) -> list[str]:
