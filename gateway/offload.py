@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
+Many: TypeAlias = dict[Any, Any] | list[Any] | set[Any]
 
 SMALL = 500
 """Rows of a list that are judged or written out on the event loop itself: some milliseconds."""
@@ -48,18 +49,21 @@ async def apart(work: Callable[[], T], thread: Executor = _catalogs) -> T:
         return await asyncio.get_running_loop().run_in_executor(thread, work)
 
 
-def free(things: dict[Any, Any] | list[Any]) -> None:
+def free(*many: Many) -> None:
     """Free many things by and by: to free all at once is one step, which everybody waits for."""
-    while things:
-        if isinstance(things, list):
-            del things[-SMALL:]
-        else:
-            things.popitem()
+    for things in many:
+        while things:
+            if isinstance(things, list):
+                del things[-SMALL:]
+            elif isinstance(things, dict):
+                things.popitem()
+            else:
+                things.pop()
 
 
-async def let_go(things: dict[Any, Any] | list[Any]) -> None:
+async def let_go(*many: Many) -> None:
     """Free many things, apart."""
-    await offload(partial(free, things), len(things))
+    await offload(partial(free, *many), sum(map(len, many)))
 
 
 @contextmanager

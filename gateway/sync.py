@@ -264,8 +264,7 @@ class Sync:
         if edition != UNFINISHED:
             self.seen[provider] = Seen(edition, digests)
         await self._store.sight([Sighting(provider, synced_at=now, offers=len(offers), trouble="")])
-        await let_go(differences)
-        await let_go(known)
+        await let_go(differences, known, rates, sifted.settled)
         undecided = [one for one in held if one.decision is Decision.NONE]
         _tell(provider, [one for one in undecided if one.at == now])
         return undecided
