@@ -258,8 +258,9 @@ class Sync:
             return found.held, moved + differing, digests
 
         held, differences, digests = await offload(judged, len(sifted.fresh) + len(known))
+        as_before = await offload(lambda: waiting == {one.offer: one for one in held}, len(held))
         edition = await self._store.save_offers(
-            provider, differences, now, under, held=held, since=since
+            provider, differences, now, under, held=None if as_before else held, since=since
         )
         if edition != UNFINISHED:
             self.seen[provider] = Seen(edition, digests)

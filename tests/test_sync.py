@@ -6,11 +6,12 @@ import gzip
 import json
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
+import apsw
 import httpx
 import msgspec
 import pytest
@@ -100,6 +101,26 @@ async def test_a_rejected_change_is_asked_about_again_only_when_it_changes(tmp_p
         assert [] == await now_lists(one, dearer)
         assert await rate(one) is None, "rejecting a rise must not sell at the old rate"
         assert ["1"] == [held.offer for held in await now_lists(one, dearer | {"rate": "10"})]
+
+
+async def test_what_waits_is_written_again_only_when_it_is_something_else(tmp_path: Path) -> None:
+    """Thousands may wait for weeks, and orders would wait for them with each list."""
+    dearer = [row | {"rate": "9"} for row in MANY]
+    async with world(tmp_path, p=Panel(services=MANY)) as one:
+        held = await now_lists(one, *dearer)
+        assert await decide(one, Decision.REJECTED) == held
+        was = await one.gateway.store.held()
+        with closing(apsw.Connection(str(tmp_path / "gateway.db"))) as db:
+            refused = "BEGIN SELECT RAISE(ABORT, 'it is written again'); END"
+            db.execute(f"CREATE TRIGGER kept BEFORE DELETE ON quarantine {refused}")
+            assert [] == await now_lists(one, *dearer)
+            db.execute("DROP TRIGGER kept")
+        assert was == await one.gateway.store.held()
+
+        (again,) = await now_lists(one, *dearer[:4], dearer[4] | {"rate": "8"})
+        assert {*was[:4], again} == {*await one.gateway.store.held()}
+        assert [again] == await now_lists(one, *MANY[:4], dearer[4] | {"rate": "8"})
+        assert [again] == await one.gateway.store.held()
 
 
 async def test_a_change_is_told_once(tmp_path: Path) -> None:

@@ -34,15 +34,15 @@ class Offers(Protocol):
         at: int,
         under: "Lease | None" = None,
         *,
-        held: Sequence[Held] = (),
+        held: Sequence[Held] | None = (),
         since: int = UNFINISHED,
     ) -> int:
         """Write in what a provider's list is different, and remember what has changed.
 
         ``held`` are the changes that wait for the owner's word, in place of those that waited
-        before; ``since`` is the edition that the list was compared with. Returns the edition in
-        which the provider's offers are just what the list says; ``UNFINISHED`` when somebody else
-        has changed them meanwhile.
+        before; ``None``: they are the same, which may be thousands. ``since`` is the edition that
+        the list was compared with. Returns the edition in which the provider's offers are just what
+        the list says; ``UNFINISHED`` when somebody else has changed them meanwhile.
         """
         ...
 

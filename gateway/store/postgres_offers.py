@@ -56,6 +56,7 @@ _KEEP = """
 """
 _OFFERED_AT = "SELECT id, rate FROM offers WHERE provider = $1 AND gone_at IS NULL"
 _EDITION = "SELECT edition FROM editions WHERE provider = $1"
+_LOCK = "SELECT FROM quarantine WHERE provider = $1 FOR UPDATE"
 _PAUSED = "SELECT offer FROM quarantine WHERE provider = $1 AND paused"
 _DECIDED = {"provider": "text", "offer": "text", "offered": "text", "services": "bigint"}
 _DECIDE = f"""
@@ -82,7 +83,7 @@ class PostgresOffers(PostgresBase):
         at: int,
         under: Lease | None = None,
         *,
-        held: Sequence[Held] = (),
+        held: Sequence[Held] | None = (),
         since: int = UNFINISHED,
     ) -> int:
         """Write in what a provider's list is different, a part at a time."""
@@ -98,16 +99,10 @@ class PostgresOffers(PostgresBase):
 
         async def finish(db: Connection) -> int:
             await hold(db, under)
-            before = [one for (one,) in await db.fetch(_PAUSED, provider)]
-            await db.execute("DELETE FROM quarantine WHERE provider = $1", provider)
+            await db.execute(_LOCK, provider)
             # After that: the owner can accept nothing of the provider's before this commits.
             was = await db.fetchval(_EDITION, provider) or UNFINISHED
-            changes = pauses(provider, before, [one.offer for one in held if one.paused], at)
-            sets = Sets()
-            sets.add("held", _HOLD, _HELD, [to_row(one) for one in held])
-            sets.add("remembered", _REMEMBER, _CHANGE, [astuple(one) for one in changes])
-            if sets:
-                await db.fetchval(sets.statement(), *sets.bindings)
+            changes = [] if held is None else await _replace(db, provider, held, at)
             await db.execute("DELETE FROM changes WHERE at < $1", at - KEPT_CHANGES)
             if was == UNFINISHED or changes:
                 await _edition(db, [provider], changed=True)
@@ -288,6 +283,21 @@ async def _accept(db: Connection, held: Sequence[Held], at: int) -> None:
         )
     if by_provider:
         await _edition(db, sorted(by_provider), changed=True)
+
+
+async def _replace(
+    db: Connection, provider: str, held: Sequence[Held], at: int
+) -> list[OfferChange]:
+    """Hold back these changes in place of others; returns what is paused and resumed by that."""
+    before = [one for (one,) in await db.fetch(_PAUSED, provider)]
+    await db.execute("DELETE FROM quarantine WHERE provider = $1", provider)
+    changes = pauses(provider, before, [one.offer for one in held if one.paused], at)
+    sets = Sets()
+    sets.add("held", _HOLD, _HELD, [to_row(one) for one in held])
+    sets.add("remembered", _REMEMBER, _CHANGE, [astuple(one) for one in changes])
+    if sets:
+        await db.fetchval(sets.statement(), *sets.bindings)
+    return changes
 
 
 async def _edition(db: Connection, providers: Iterable[str], *, changed: bool) -> int:

@@ -56,7 +56,7 @@ class SqliteOffers(SqliteFile):
         at: int,
         under: Lease | None = None,
         *,
-        held: Sequence[Held] = (),
+        held: Sequence[Held] | None = (),
         since: int = UNFINISHED,
     ) -> int:
         """Write in what a provider's list is different, a part at a time."""
@@ -66,11 +66,7 @@ class SqliteOffers(SqliteFile):
         def finish(db: apsw.Connection) -> int:
             hold(db, under)
             was = db.execute(_EDITION, (provider,)).get or UNFINISHED
-            before = [one for (one,) in db.execute(_PAUSED, (provider,))]
-            db.execute("DELETE FROM quarantine WHERE provider = ?", (provider,))
-            db.executemany(_HOLD, [to_row(one) for one in held])
-            changes = pauses(provider, before, [one.offer for one in held if one.paused], at)
-            db.executemany(_REMEMBER, [astuple(one) for one in changes])
+            changes = [] if held is None else _replace(provider, held, at, db)
             db.execute("DELETE FROM changes WHERE at < ?", (at - KEPT_CHANGES,))
             if was == UNFINISHED or changes:
                 _edition(db, provider, changed=True)
@@ -231,6 +227,18 @@ def _write(
         [(at, provider, one.id) for one in found if one.offer is None],
     )
     db.executemany(_REMEMBER, [astuple(change) for one in found for change in one.changes])
+
+
+def _replace(
+    provider: str, held: Sequence[Held], at: int, db: apsw.Connection
+) -> list[OfferChange]:
+    """Hold back these changes in place of others; returns what is paused and resumed by that."""
+    before = [one for (one,) in db.execute(_PAUSED, (provider,))]
+    db.execute("DELETE FROM quarantine WHERE provider = ?", (provider,))
+    db.executemany(_HOLD, [to_row(one) for one in held])
+    changes = pauses(provider, before, [one.offer for one in held if one.paused], at)
+    db.executemany(_REMEMBER, [astuple(one) for one in changes])
+    return changes
 
 
 def _edition(db: apsw.Connection, provider: str, *, changed: bool) -> int:
