@@ -192,15 +192,17 @@ class Sync:
                 await places.enter_async_context(self._doubtful)
             with self._wait():
                 await places.enter_async_context(self._room)
+            offers: list[Offer] = []
             try:
                 offers, odd = await self._router.services(provider)
                 services = len(offers)
                 held = await self._in_turn(provider, offers, under)
-                await let_go(offers)
             except CallFailed as failure:
                 self._failing.add(provider)
                 await self._store.sight([Sighting(provider, trouble=str(failure)[:200])])
                 raise
+            finally:
+                await let_go(offers)
         self._failing.discard(provider)
         return Synced(services, odd, held)
 
@@ -243,7 +245,11 @@ class Sync:
             return firewall.disbelief(there, offers)
 
         if reason := await offload(doubtful, len(offers)):
-            await self._disbelieve(provider, reason, len(offers), waiting.get(""), now, under)
+            try:
+                await self._disbelieve(provider, reason, len(offers), waiting.get(""), now, under)
+            except Indeterminate:
+                await let_go(known, rates, sifted.settled, sifted.fresh, moved)
+                raise
 
         def judged() -> tuple[list[Held], list[Difference], Digests]:
             found = firewall.judge(provider, known, sifted.fresh, waiting, rules, now)

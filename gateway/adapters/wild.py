@@ -58,6 +58,8 @@ PIECE = 16 * 1024
 """Bytes of rows that are read at once."""
 LARGEST_ROW = 64 * 1024
 MOST_ROWS = 200_000
+TOGETHER = 500
+"""Rows that are freed in one step."""
 ODDEST = 16 * 1024 * 1024
 """Bytes of the largest answer that is read at once, whatever its shape."""
 _DECODER: "msgspec.json.Decoder[Wild]" = msgspec.json.Decoder(float_hook=Decimal)
@@ -128,6 +130,8 @@ def _listed(body: bytes, decoder: "msgspec.json.Decoder[Any]") -> Wild:
         if found is None:
             break
         if len(rows) > MOST_ROWS:
+            while rows:  # else all go in one step, with the error, and everybody waits for that
+                del rows[-TOGETHER:]
             raise ValueError(f"a list of more than {MOST_ROWS} rows")
         if found[1] == b"]":
             if body[found.end() :].strip():
