@@ -3,7 +3,7 @@
 import asyncio
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from decimal import Decimal
 from itertools import chain
 
@@ -187,11 +187,9 @@ class Sync:
         Raises ``CallFailed`` when the provider gave no list, or one that is not believed: then
         what was offered before stays.
         """
-        async with AsyncExitStack() as places:
-            if provider in self._failing:
-                await places.enter_async_context(self._doubtful)
+        async with self._doubtful if provider in self._failing else nullcontext():
             with self._wait():
-                await places.enter_async_context(self._room)
+                await self._room.acquire()
             offers: list[Offer] = []
             try:
                 offers, odd = await self._router.services(provider)
@@ -202,6 +200,7 @@ class Sync:
                 await self._store.sight([Sighting(provider, trouble=str(failure)[:200])])
                 raise
             finally:
+                self._room.release()
                 await let_go(offers)
         self._failing.discard(provider)
         return Synced(services, odd, held)

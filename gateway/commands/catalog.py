@@ -179,10 +179,8 @@ async def show(
     async with open_gateway(config, found) as gateway:
         held = {str(one): one for one in await gateway.store.held()}
         one = gateway.shop.catalog.services.get(service)
-        if one is None and not gateway.shop.declares(service):
-            fail(f"{service} is not a service of ours", 1)
         if one is None:
-            fail(f"{service} is unavailable{_paused(gateway, service, held)}", 1)
+            fail(f"{service} is {_why_not(gateway, service, held)}", 1)
         history = [
             change
             for route in one.routes
@@ -239,11 +237,14 @@ async def show(
     )
 
 
-def _paused(gateway: Gateway, service: int, held: Mapping[str, Held]) -> str:
-    """Return what the quarantine says of a service that is not there."""
+def _why_not(gateway: Gateway, service: int, held: Mapping[str, Held]) -> str:
+    """Return why a service is not there to be shown."""
+    if not gateway.shop.declares(service):
+        return "not a service of ours"
     waiting = [held[route] for route in _sold_as(gateway, service) if route in held]
     why = [f"; {waits} is paused: {waits.reason}" for waits in waiting if waits.paused]
-    return f"{''.join(why)}; see gateway catalog quarantine --rejected" if why else ""
+    see = "; see gateway catalog quarantine --rejected" if why else ""
+    return f"unavailable{''.join(why)}{see}"
 
 
 def _sold_as(gateway: Gateway, service: int) -> list[str]:
