@@ -220,6 +220,9 @@ class Endpoint:
         return _listed(asked.head, known) if known else self._part(asked, wanted)
 
     async def _part(self, asked: Asked, wanted: Part | None) -> Answer:
+        if wanted and wanted.since is not None and wanted.since < asked.customer.tier_at:
+            # What he has was at the rates of another price group.
+            wanted = msgspec.structs.replace(wanted, since=None)
         return _listed(asked.head, await self._listing.listed(asked.customer.tier, wanted))
 
     async def _add(self, asked: Asked) -> Answer:

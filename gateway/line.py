@@ -315,10 +315,11 @@ class Line:
                 secret = len(self._key) >= SECRET  # a few letters stand in answers by themselves
                 body = _without(self._key.encode(), answer.body) if secret else answer.body
                 opened = self.adapter.open(call, answer.status, body)
-                value = read(call, opened)
-                if isinstance(opened, list):
-                    free(opened)
-                return value
+                try:
+                    return read(call, opened)
+                finally:
+                    if isinstance(opened, list):
+                        free(opened)
 
             # Everybody else would wait while a catalog is read.
             large = len(answer.body) > LARGE

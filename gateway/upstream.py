@@ -486,6 +486,7 @@ class _Connection(asyncio.Protocol):
             self._end(httpx.ReadError(str(exc) or type(exc).__name__))
         else:
             self._end(httpx.RemoteProtocolError("closed before the answer was complete"))
+        self._parts = []  # the parser leads back to us, so half a catalog would stay for a while
 
     def _end(self, outcome: httpx.Response | Exception) -> None:
         waiter, self._waiter = self._waiter, None

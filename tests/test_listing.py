@@ -10,6 +10,7 @@ from typing import Any
 
 import brotli
 import httpx
+import msgspec
 import pytest
 import zstandard
 
@@ -277,6 +278,19 @@ async def test_with_another_file_only_what_is_shown_otherwise_has_changed(tmp_pa
             plain, gold = [await one.gateway.listing.listed(tier, changed) for tier in ("", "gold")]
 
             assert expected == (_ids(plain), _ids(gold))
+
+
+async def test_in_another_price_group_everything_has_changed(tmp_path: Path) -> None:
+    """What its customer has was at the rates of the group before."""
+    async with world(tmp_path, SELLS_MANY, p=Panel(services=MANY)) as one:
+        one.clock.forward(DAY)
+        moved = msgspec.structs.replace(one.customer, tier="gold", tier_at=one.clock())
+        await one.gateway.store.set_customer(one.customer, moved)
+        one.gateway.auth.forget()
+
+        before, after = [one.clock() // 1000 + seconds for seconds in (-60, 3600)]
+        assert 30 == len(await ids(one, changed_since=before))
+        assert [] == await ids(one, changed_since=after)
 
 
 def _ids(body: Body) -> list[int]:

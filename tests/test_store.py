@@ -1093,8 +1093,6 @@ async def test_changes_are_found_by_time_provider_and_id(store: Store) -> None:
     await build.listed(store, "alpha", [likes, views], AT + 1)
     await build.listed(store, "alpha", [], AT + 2)
 
-    assert {("alpha", "1"), ("alpha", "2")} == await store.changed_offers(AT + 1)
-    assert ("beta", "") in await store.changed_offers(AT)
     assert ["first"] == [one.kind for one in await store.changes(0, provider="beta")]
     of_views = await store.changes(0, provider="alpha", offer="2")
     assert ["gone", "new"] == [one.kind for one in of_views]
@@ -1155,7 +1153,6 @@ async def test_exchange_rates_are_kept_and_end_when_they_are_too_old(store: Stor
 
     assert first + 1 == await store.edition()
     assert {"INR": (inr, AT + 5), "EUR": (eur, 0)} == await store.exchange_rates()
-    assert ("", "") in await store.changed_offers(AT + 9)
     assert ("EUR 1.0800 INR 0.0119", "INR 0.0119") == next(
         (one.before, one.after) for one in await store.changes(AT + 9)
     )

@@ -114,13 +114,6 @@ class Offers(Protocol):
         """Return what has changed since, the newest first; what is empty may be any."""
         ...
 
-    async def changed_offers(self, since: int) -> set[tuple[str, str]]:
-        """Return the provider and id of what has changed since.
-
-        Without an id it is all that the provider has, without a provider everything.
-        """
-        ...
-
 
 def rate_changes(
     known: Mapping[str, tuple[Decimal, int]], rates: Mapping[str, Decimal], oldest: int, at: int

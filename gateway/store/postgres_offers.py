@@ -235,13 +235,6 @@ class PostgresOffers(PostgresBase):
         bindings = (since, provider, offer, list(kinds), limit)
         return [OfferChange(*row) for row in await self._fetch(statement, *bindings, long=True)]
 
-    async def changed_offers(self, since: int) -> set[tuple[str, str]]:
-        """Return the provider and id of what has changed since."""
-        rows = await self._fetch(
-            "SELECT DISTINCT provider, offer FROM changes WHERE at >= $1", since, long=True
-        )
-        return {(provider, offer) for provider, offer in rows}
-
 
 def _rates(rows: Iterable[Row]) -> dict[str, tuple[Decimal, int]]:
     return {one: (Decimal(rate), int(at)) for one, rate, at in rows}

@@ -197,13 +197,6 @@ class SqliteOffers(SqliteFile):
             lambda db: [OfferChange(*row) for row in db.execute(statement, bindings)]
         )
 
-    async def changed_offers(self, since: int) -> set[tuple[str, str]]:
-        """Return the provider and id of what has changed since."""
-        statement = "SELECT DISTINCT provider, offer FROM changes WHERE at >= ?"
-        return await self._apart(
-            lambda db: {(str(one), str(two)) for one, two in db.execute(statement, (since,))}
-        )
-
 
 def _rates(rows: Iterable[Sequence[Any]]) -> dict[str, tuple[Decimal, int]]:
     return {str(one): (Decimal(rate), int(at)) for one, rate, at in rows}
