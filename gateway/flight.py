@@ -22,7 +22,7 @@ class Flight:
     """
 
     order: Order
-    task: asyncio.Task[Order]
+    task: asyncio.Task[None]
 
     def __init__(self, sender: str, *, answered: bool = False) -> None:
         self.sender = sender

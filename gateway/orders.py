@@ -177,7 +177,7 @@ class Orders:
     async def _landed(
         self, customer: Customer, claim: Claim | None, flight: Flight, deadline: float
     ) -> int:
-        """Wait for a flight's end until the deadline; after it the order goes on without us."""
+        """Answer once it is certain what, or at the deadline: the order goes on without us."""
         left = deadline - asyncio.get_running_loop().time()
         await asyncio.wait({flight.landed}, timeout=max(left, 0))
         if flight.landed.done() and flight.landed.result():
@@ -339,5 +339,5 @@ class Orders:
         }
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109  # a limit, not a failure
-        """Wait for the orders under way; returns how many are still unanswered."""
+        """Wait for the orders under way; returns how many still are."""
         return await self._sender.drain(timeout)

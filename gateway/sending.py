@@ -8,7 +8,6 @@ the table below; which words are which refusal is the adapters'.
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import msgspec
 import structlog
@@ -119,7 +118,7 @@ class Sender:
         self._launched.add(flight)
         return flight
 
-    def _ended(self, flight: Flight, task: asyncio.Task[Order]) -> None:
+    def _ended(self, flight: Flight, task: asyncio.Task[None]) -> None:
         """Forget a flight; whatever broke it off is told, though nobody may wait for it."""
         order = flight.order.id
         flight.land(taken=False)
@@ -128,7 +127,7 @@ class Sender:
         if not task.cancelled() and (failure := task.exception()):
             log.error("an order's sending broke off", order=order, exc_info=failure)
 
-    async def _send(self, flight: Flight, choices: Sequence[Choice]) -> Order:
+    async def _send(self, flight: Flight, choices: Sequence[Choice]) -> None:
         """Try the routes in order, and go on only on proof that one did not take the order."""
         order = flight.order
         rest = list(choices)
@@ -146,7 +145,6 @@ class Sender:
                     break
         finally:
             flight.turn_away()
-        return order
 
     async def _mark(
         self, flight: Flight, order: Order, choice: Choice, rest: Sequence[Choice]
@@ -306,11 +304,11 @@ class Sender:
             change = transitions.unknown(words, order.attempt, self._now())
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109  # a limit, not a failure
-        """Wait for the orders under way; returns how many are still unanswered."""
+        """Wait for the orders under way; returns how many still are."""
         for flight in self._launched:
             if flight.answered and flight.waiting:
                 flight.task.cancel()  # it is with nobody, and stays queued
-        tasks: set[asyncio.Task[Any]] = {flight.task for flight in self._launched}
+        tasks = {flight.task for flight in self._launched}
         if tasks:
             _, tasks = await asyncio.wait(tasks, timeout=timeout)
         return len(tasks)
