@@ -364,7 +364,7 @@ def corrected(wrong: str, upstream_id: str, transfers: Iterable[Transfer], at: i
     and asked for at once. ``transfers``: all of the order's, oldest first, which tell what it was
     to cost.
     """
-    costs = [one.amount for one in transfers if one.code is Code.COST]
+    expected = _expected(transfers)
 
     def change(order: Order) -> Change | None:
         if order.state is not State.PLACED or order.upstream_id != wrong:
@@ -375,7 +375,7 @@ def corrected(wrong: str, upstream_id: str, transfers: Iterable[Transfer], at: i
             **_UNREPORTED,
             version=order.version + 1,
             upstream_id=upstream_id,
-            cost=order.cost if order.type == SUBSCRIPTIONS else costs[0],
+            cost=order.cost if order.type == SUBSCRIPTIONS else expected,
             cancel=Cancel.WANTED if told else order.cancel,
             reported_at=at,  # what was asked under the wrong id comes too late
             poll_at=at if upstream_id else None,
@@ -385,3 +385,15 @@ def corrected(wrong: str, upstream_id: str, transfers: Iterable[Transfer], at: i
         return Change(after, ledger.movements(order, after, at), event)
 
     return change
+
+
+def _expected(transfers: Iterable[Transfer]) -> int:
+    """Return what a placed order was to cost: it was booked together with its charge's capture.
+
+    The last one's, for a retry may have taken another route; what is free has no such transfer.
+    """
+    booked = {one.key: one for one in transfers}
+    captured = [key for key, one in booked.items() if one.code is Code.CAPTURE]
+    change = captured[-1].removesuffix(Code.CAPTURE) if captured else ""
+    cost = booked.get(change + Code.COST)
+    return cost.amount if cost else 0

@@ -20,7 +20,7 @@ from gateway.errors import CallFailed
 from gateway.evidence import Verdict
 from gateway.model import Order, State, Status
 from gateway.money import MILLION
-from gateway.settle import Settler, weigh
+from gateway.settle import Settler, corrected, weigh
 from gateway.store import RESTORED, Movement, Store
 from world import YAML, Form, Panel, World, world
 
@@ -882,3 +882,29 @@ async def test_money_of_a_provider_that_the_file_no_longer_names_is_not_judged(t
         await one.look(10)
 
         assert {} == await weigh(one.one.gateway.store, {}, "p")
+
+
+@pytest.mark.parametrize("cost", [0, 99_000])
+def test_an_order_that_gets_another_id_is_to_cost_what_its_last_route_does(cost: int) -> None:
+    """Which the one before a retry did not, and what is free has never been booked."""
+    at = build.AT
+    opened = transitions.opened(build.draft(1), build.choice(cost=400_000), at)(1)
+    order, transfers = opened.order, [*opened.transfers]
+    for step in (
+        transitions.unknown("hangs", 1, at),
+        transitions.settled("", at, build.FOLLOWING),
+        transitions.settled(None, at, build.FOLLOWING, denied=True),
+        transitions.retried(at),
+        transitions.sending(build.choice(cost=cost), at, "me"),
+        transitions.unknown("hangs", 2, at),
+        transitions.settled("8", at, build.FOLLOWING),
+        transitions.reported(build.report(charge=5_000_000), at, build.FOLLOWING),
+    ):
+        change = step(order)
+        assert change is not None
+        order = change.order
+        transfers += change.transfers
+    after = corrected("8", "9", transfers, at)(order)
+
+    assert after is not None
+    assert (5_000_000, cost) == (order.cost, after.order.cost)
