@@ -208,6 +208,17 @@ def test_orders_are_listed_shown_and_settled(run: Run) -> None:
     assert {"ok": True, "problems": []}.items() <= parsed(run("audit", "--json")).items()
 
 
+def test_none_of_the_orders_of_a_provider_that_the_file_names_no_more_is_no_mistake(
+    run: Run, tmp_path: Path
+) -> None:
+    run("customer", "add", "alice", "--credit", "5")
+    asyncio.run(_two_orders())
+    (tmp_path / "providers.yaml").write_text(YAML.replace("  p:", "  q:").replace("p/1", "q/1"))
+    listed = run("order", "list", "--provider", "p", "--status", "failed", "--json")
+
+    assert [] == parsed(listed)
+
+
 @pytest.mark.parametrize(
     ("status", "said", "left"),
     [

@@ -72,6 +72,14 @@ async def _get(store: Store, order_id: int) -> Order:
     return found[order_id]
 
 
+async def _see_that_it_is_a_provider(store: Store, config: Config, name: str) -> None:
+    """Fail the command when neither the file nor any order names such a provider."""
+    if name in ("", *config.providers) or await store.find_orders(Filter(provider=name, limit=1)):
+        return
+    known = ", ".join(config.providers) or "none"
+    fail(f"nothing was ordered from {name}, and the file has no such provider: {known}")
+
+
 @app.command("list")
 @command
 async def list_(  # a flag each
@@ -99,9 +107,8 @@ async def list_(  # a flag each
             limit=limit,
         )
         orders = await store.find_orders(wanted)
-        if provider and not orders and provider not in config.providers:
-            known = ", ".join(config.providers) or "none"
-            fail(f"nothing was ordered from {provider}, and the file has no such provider: {known}")
+        if not orders:
+            await _see_that_it_is_a_provider(store, config, provider)
         rows = [_row(order, names) for order in orders]
         if status.casefold() == State.UNKNOWN:
             # What is to be decided is listed with what there is to decide it by.
