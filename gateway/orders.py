@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 import structlog
@@ -140,8 +141,11 @@ class Orders:
         if self._capped.get(customer.id) == now // DAY:
             return
         self._capped[customer.id] = now // DAY  # before a wait: others come at the same time
-        available = self._store.available(customer.id, self._shop.currency)
-        if charge > (available if isinstance(available, int) else await available):
+        covered = False
+        with suppress(StoreUnavailable):  # the refusal stands, whether it is told of or not
+            available = self._store.available(customer.id, self._shop.currency)
+            covered = charge <= (available if isinstance(available, int) else await available)
+        if not covered:
             del self._capped[customer.id]
             return
         cap = money.text(customer.daily_cap or 0)
