@@ -55,7 +55,7 @@ class Served(Application):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or live for as long as the server does."""
         if scope["type"] == "lifespan":
-            stop_in_time()
+            stop_in_time()  # here, for by now the server has put its own handlers in
             await super().__call__(scope, receive, partial(_say, send))
         else:
             await super().__call__(scope, receive, send)
@@ -199,7 +199,7 @@ async def background(
     keep_little()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT):  # not the loop's, which nobody can call
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
     stop_in_time()
     async with at_work(load_settings(config=config)):
