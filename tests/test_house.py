@@ -26,6 +26,7 @@ Law = Callable[[str, str], Iterator[str]]
 # --- what the laws know -----------------------------------------------------------------------
 
 DOORS = {
+    "aiohappyeyeballs": ("dial.py",),
     "httpx": ("upstream.py", "simulation/panels.py"),  # the wire, and what stands in for it
     "redis": ("cache_redis.py",),
     "apsw": ("store/",),
