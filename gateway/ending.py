@@ -23,10 +23,12 @@ log = structlog.get_logger()
 async def end(tasks: Iterable[asyncio.Task[Any]], within: float = ENDING) -> None:
     """Cancel tasks and wait for their end, for so many seconds at most.
 
-    What goes on after that is left to itself, and the log says which it is and where.
+    What goes on after that is left to itself, and the log says which it is and where; it also says
+    which of them failed.
     """
     clock = asyncio.get_running_loop().time
-    left = {task for task in tasks if not task.done()}
+    every = set(tasks)
+    left = {task for task in every if not task.done()}
     until = clock() + within
     while left and (rest := until - clock()) > 0:
         for task in left:
@@ -34,6 +36,9 @@ async def end(tasks: Iterable[asyncio.Task[Any]], within: float = ENDING) -> Non
         _, left = await asyncio.wait(left, timeout=min(AGAIN, rest))
     for task in left:
         log.error("a task does not end", task=task.get_name(), where=_where(task))
+    for task in every - left:
+        if not task.cancelled() and (failure := task.exception()):
+            log.error("a task failed", task=task.get_name(), exc_info=failure)
 
 
 def _where(task: asyncio.Task[Any]) -> str:

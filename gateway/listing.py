@@ -127,6 +127,7 @@ class Listing:
         self._now = now
         self._edition: str | None = None
         self._lists: dict[str, asyncio.Task[Listed]] = {}
+        self._in_turn: dict[str, asyncio.Lock] = {}
         self.dates: dict[str, Dates] = {}
 
     def warm(self) -> None:
@@ -168,10 +169,12 @@ class Listing:
         return task
 
     async def _make(self, catalog: Catalog, group: str) -> Listed:
-        rendered = await self._rendered(catalog, group)
-        before, now = self.dates.get(group), self._now()
-        dating = partial(_dated, catalog, rendered, before, now)
-        dates = self.dates[group] = await answer(dating, len(catalog.services))
+        # Each edition's after the one before, or what came and went between two would have no date.
+        async with self._in_turn.setdefault(group, asyncio.Lock()):
+            rendered = await self._rendered(catalog, group)
+            before, now = self.dates.get(group), self._now()
+            dating = partial(_dated, catalog, rendered, before, now)
+            dates = self.dates[group] = await answer(dating, len(catalog.services))
         return Listed(rendered, dates)
 
     async def _rendered(self, catalog: Catalog, group: str) -> Rendered:

@@ -16,10 +16,12 @@ from structlog.testing import capture_logs
 
 import redistmp
 from databases import bare_database
+from gateway.background import SERVING
 from gateway.commands.serve import STOPPED, Served
 from gateway.ending import end
 from gateway.message import Message
 from gateway.settings import Settings
+from gateway.store import PRESENT
 from pgtmp import Server, server
 from test_routes import yaml
 
@@ -76,11 +78,11 @@ def own() -> Iterator[Server]:
 async def _until_at_work(url: str, many: int) -> None:
     """Wait until so many processes hold the lease that is only their own."""
     db = await asyncpg.connect(url)
-    alone = "SELECT count(*) FROM leases WHERE name LIKE 'server %' OR name LIKE 'process %'"
+    alone = "SELECT count(*) FROM leases WHERE starts_with(name, $1) OR starts_with(name, $2)"
     try:
         while not await db.fetchval("SELECT to_regclass('leases')"):
             await asyncio.sleep(0.05)
-        while await db.fetchval(alone) < many:
+        while await db.fetchval(alone, SERVING, PRESENT) < many:
             await asyncio.sleep(0.05)
     finally:
         await db.close()
@@ -120,6 +122,7 @@ async def test_whoever_serves_or_works_ends_though_its_servers_answer_nothing_an
 
 HANGS = """
 import signal, sys, threading
+from gateway.background import SERVING
 from gateway.commands.serve import stop_in_time
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit())

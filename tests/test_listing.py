@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 import zstandard
 
 from gateway import config
+from gateway.cache import MemoryCache
 from gateway.cache_shared import RedisCache
 from gateway.listing import CODINGS, Body, Listing, chosen, part
 from gateway.offload import SMALL, apart
@@ -291,6 +292,47 @@ async def test_in_another_price_group_everything_has_changed(tmp_path: Path) -> 
         before, after = [one.clock() // 1000 + seconds for seconds in (-60, 3600)]
         assert 30 == len(await ids(one, changed_since=before))
         assert [] == await ids(one, changed_since=after)
+
+
+class Slow(MemoryCache):
+    """A cache that other processes share, and that is slow once."""
+
+    shared = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow: asyncio.Event | None = None
+
+    async def get(self, keys: Sequence[str]) -> list[bytes | None]:
+        slow, self.slow = self.slow, None
+        if slow:
+            await slow.wait()
+        return await super().get(keys)
+
+
+async def test_what_came_and_went_between_two_lists_has_changed(tmp_path: Path) -> None:
+    """Whoever has read the list between them, which was made last, needs it again."""
+    panel = Panel(services=MANY)
+    cache = Slow()
+    async with world(tmp_path, SELLS_MANY, p=panel) as one:
+        gateway = one.gateway
+        listing = Listing(gateway.config, gateway.shop, cache, one.clock)
+        await listing.listed("")
+        one.clock.forward(DAY)
+        since = part({"changed_since": str(one.clock() // 1000)})
+        one.clock.forward(DAY)
+
+        cache.slow = waits = asyncio.Event()
+        making = []
+        for rate in ("1.00", ROWS[0]["rate"]):
+            panel.answers["services"] = [MANY[0] | {"rate": rate}, *MANY[1:]]
+            await gateway.sync.fetch("p")
+            making.append(asyncio.create_task(listing.listed("")))
+            await asyncio.sleep(0.05)
+        waits.set()
+        await asyncio.gather(*making)
+
+        assert [101] == _ids(await listing.listed("", since))
 
 
 def _ids(body: Body) -> list[int]:

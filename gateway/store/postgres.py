@@ -37,7 +37,7 @@ PATIENCE = 5000
 LONG = 60_000
 """The same for those that may read many rows."""
 MIGRATING = 3_600_000
-"""The same for a start, which may have much to change."""
+"""The same for a start, which may have much to change, and for what goes through all there is."""
 READERS, LANES = 4, 2
 """Connections that read and do small things, and that commit orders and money."""
 QUIET = 1.0
@@ -334,7 +334,7 @@ class PostgresStore(
                 try:
                     db = runner.run(self._links.connect(_WHOLE if long else _BEGIN_LOOK))
                     try:
-                        return work(_look(runner, db))
+                        return work(_look(runner, db, MIGRATING if long else LONG))
                     finally:
                         db.terminate()
                 except _DRIVERS as error:
@@ -343,11 +343,13 @@ class PostgresStore(
         return await (asyncio.to_thread(run) if long else apart(run))
 
 
-def _look(runner: asyncio.Runner, db: Connection) -> Look:
+def _look(runner: asyncio.Runner, db: Connection, patience: int) -> Look:
+    """Return what reads rows; ``patience``: milliseconds for the next of them."""
+
     def answer(asked: Awaitable[T]) -> T:
         async def waited() -> T:
             # Nobody can end a thread that waits for a server which says nothing any more.
-            async with asyncio.timeout(LONG / 1000):
+            async with asyncio.timeout(patience / 1000):
                 return await asked
 
         return runner.run(waited())
