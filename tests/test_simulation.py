@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.simulation import plan, simulate, single
+from gateway.simulation import crowd, plan, simulate, single
 from gateway.simulation.loop import Clock, Loop, Scheduler, Standstill, at_once
 from gateway.simulation.planted import PLANTED, Plant
 
@@ -22,6 +22,10 @@ STEPS = range(0, 40, 10)
 """What a process does from the arrival of an order on: until it is placed."""
 STOPPED = range(106, 114)
 """When it does background work."""
+CROWDED = range(12)
+"""When more orders come than find a place."""
+APART = ("missing-fence", "sent-by-two")
+"""Planted bugs that chance alone shows too seldom: each has a test of its own."""
 FOUND = ((51, 20), (90, 25), (117, 25))
 """Seeds and numbers of orders that have found a bug once."""
 
@@ -90,9 +94,21 @@ def test_a_missing_fence_is_caught() -> None:
     assert any(re.search(planted.violates, one) for one in noticed), noticed
 
 
+def test_who_sends_what_another_process_sends_is_caught() -> None:
+    """It takes a crowd: mostly only one process sends what waits."""
+    planted = PLANTED["sent-by-two"]
+    noticed = []
+    for seed in CROWDED:
+        assert simulate(crowd(seed, ORDERS)).violated == ""
+        with planted():
+            noticed.append(simulate(crowd(seed, ORDERS)).violated)
+
+    assert any(re.search(planted.violates, one) for one in noticed), noticed
+
+
 @pytest.mark.parametrize(
     "planted",
-    [pytest.param(plant, id=name) for name, plant in PLANTED.items() if name != "missing-fence"],
+    [pytest.param(plant, id=name) for name, plant in PLANTED.items() if name not in APART],
 )
 def test_a_planted_bug_is_caught(planted: Plant) -> None:
     """For what it breaks: whatever else goes wrong with it proves nothing."""

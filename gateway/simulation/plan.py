@@ -83,6 +83,28 @@ def plan(seed: int, orders: int) -> Plan:
     )
 
 
+def crowd(seed: int, orders: int) -> Plan:
+    """Return a simulation of three processes, of whose orders most wait for their place."""
+    chance = random.Random(f"crowd {seed}")  # noqa: S311
+    panels = (chance.choice(sandbox.PANELS),)
+    services = _services(panels, chance)
+    file = _file(panels, services, chance)
+    file["providers"][panels[0]]["limits"] = {"concurrency": 1, "per_second": 1}
+    file["orders"] |= {"answer_within": "1s", "unavailable": "queue", "queue_for": "1h"}
+    config = _config(file, panels)
+    return Plan(
+        seed=seed,
+        orders=orders,
+        config=config,
+        other=config,
+        services={ours: row for ours, (row, _) in services.items()},
+        panels=panels,
+        opening=200_000_000,
+        processes=3,
+        spread=5.0,
+    )
+
+
 def single(seed: int, orders: int = 1, *, crash_at: int, stops: bool = False) -> Plan:
     """Return a small simulation: one panel that does what it should, and one doom."""
     chance = random.Random(f"single {seed}")  # noqa: S311
