@@ -470,7 +470,7 @@ async def test_an_order_left_over_by_a_crash_becomes_unknown(tmp_path: Path) -> 
     panel = Panel(add=lambda _: _wait(never))
     async with world(tmp_path, FAST, p=panel, q=Panel()) as one:
         await one.add()
-        [flight] = one.gateway.orders._sender.flights.values()  # the crash
+        [flight] = one.gateway.aloft.flights.values()  # the crash
         flight.task.cancel()
         await asyncio.sleep(0)
     async with world(tmp_path, FAST, name="bob", p=panel, q=Panel(), sync=False) as one:

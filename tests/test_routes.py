@@ -98,13 +98,13 @@ async def told(one: World, amount: str, name: str = "p") -> None:
 async def dispatched(one: World) -> int:
     """Send what is queued, and wait for what becomes of it."""
     sent = await one.gateway.orders.dispatch()
-    await landed(one)
+    await at_rest(one)
     return sent
 
 
-async def landed(one: World) -> None:
+async def at_rest(one: World) -> None:
     """Wait until nothing is under way."""
-    while one.gateway.orders._sender.flights:
+    while one.gateway.aloft.flights:
         await asyncio.sleep(0.002)
 
 
@@ -124,7 +124,7 @@ class Hold:
 
 def crash(one: World) -> None:
     """Stop everything that is under way where it stands."""
-    for flight in one.gateway.orders._sender.flights.values():
+    for flight in one.gateway.aloft.flights.values():
         flight.task.cancel()
 
 
@@ -150,7 +150,7 @@ async def test_an_order_that_waits_for_a_place_is_queued_with_nobody(tmp_path: P
         assert "Pending" == (await one.api("status", order=2))["status"]
 
         hold.let()
-        await landed(one)
+        await at_rest(one)
 
         assert [(State.SENDING, "p", 1)] * 2 == marks
         assert [State.PLACED] * 2 == await states(one, 1, 2)
@@ -231,7 +231,7 @@ async def test_an_order_sent_by_another_process_while_it_waited_here_is_not_sent
         other.clock.forward(101)
         assert 1 == await dispatched(other)
         hold.let()
-        await landed(one)
+        await at_rest(one)
 
         assert [1, 2] == links(p.asked("add"))
         assert [State.PLACED] * 2 == await states(one, 1, 2)
@@ -293,7 +293,7 @@ async def test_an_order_that_finds_no_place_in_the_providers_time(
         assert place is not None
 
         assert answer == await one.add()
-        await landed(one)
+        await at_rest(one)
 
         assert ([], [ends]) == (p.asked("add"), await states(one, 1))
         assert (ends is State.PLACED) == bool(q.asked("add"))
@@ -668,7 +668,7 @@ async def test_an_order_that_has_waited_is_not_sent_for_more_than_is_allowed(
         place = line(one).place_now()
         assert place is not None
         waiting = [asyncio.create_task(one.add(link=link(number))) for number in range(5)]
-        while len(one.gateway.orders._sender.flights) < 5:
+        while len(one.gateway.aloft.flights) < 5:
             await asyncio.sleep(0.01)
         line(one).saw_purse(Money.of("0.01", "USD"), one.clock.at + 1)
         place.leave()
@@ -732,7 +732,7 @@ async def test_an_order_under_way_is_at_risk_once(tmp_path: Path) -> None:
         await one.gateway.background._news()
         assert [UNAVAILABLE] == await add(one, [3])
         hold.let()
-        await landed(one)
+        await at_rest(one)
         assert [UNAVAILABLE] == await add(one, [3])
         await one.gateway.background._news()
         assert [UNAVAILABLE] == await add(one, [3])
@@ -794,7 +794,7 @@ async def test_a_long_queue_keeps_its_order_when_the_provider_is_slower_than_it_
             await asyncio.sleep(0.02)
             if len(p.asked("add")) == 300:
                 break
-        await landed(one)
+        await at_rest(one)
 
         assert list(range(300)) == links(p.asked("add"))
 
@@ -841,7 +841,7 @@ async def test_who_has_waited_too_long_for_his_place_is_not_sent(
             await one.gateway.orders.dispatch()
             assert ([State.FAILED], "100.00") == (await states(one, 1), await one.balance())
         place.leave()
-        await landed(one)
+        await at_rest(one)
 
         assert [] == p.asked("add")
         assert "Canceled" == (await one.api("status", order=1))["status"]
@@ -925,7 +925,7 @@ async def test_an_order_that_is_canceled_while_it_waits_for_its_place_is_not_sen
         assert {"order": 1} == await one.add()
         assert [{"order": 1, "cancel": 1}] == await one.api("cancel", orders="1")
         place.leave()
-        await landed(one)
+        await at_rest(one)
 
         assert ([], "100.00") == (p.asked("add"), await one.balance())
         assert Status.CANCELED is (await one.order(1)).status
