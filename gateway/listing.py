@@ -22,7 +22,7 @@ from gateway.cache import Cache
 from gateway.catalog import Shop
 from gateway.config import Config
 from gateway.errors import CustomerError, ErrorText
-from gateway.offload import answer
+from gateway.offload import answer, let_go
 from gateway.services import Catalog, Service
 
 WORTH_IT = 1400
@@ -173,8 +173,13 @@ class Listing:
         async with self._in_turn.setdefault(group, asyncio.Lock()):
             rendered = await self._rendered(catalog, group)
             before, now = self.dates.get(group), self._now()
-            dating = partial(_dated, catalog, rendered, before, now)
-            dates = self.dates[group] = await answer(dating, len(catalog.services))
+            many = len(catalog.services)
+            dates = await answer(partial(_dated, catalog, rendered, before, now), many)
+            self.dates[group] = dates
+        if catalog is not self._shop.catalog:  # then nobody else may have it any more
+            services = dict(catalog.services)
+            del catalog
+            await let_go(services)
         return Listed(rendered, dates)
 
     async def _rendered(self, catalog: Catalog, group: str) -> Rendered:
