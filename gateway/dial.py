@@ -83,12 +83,21 @@ class Dialer:
             await self._addresses(host, port), happy_eyeballs_delay=STAGGER
         )
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _, protocol = await asyncio.get_running_loop().create_connection(
-            make,
-            sock=connected,
-            ssl=self.tls if encrypted else None,
-            server_hostname=host if encrypted else None,
-        )
+        loop = asyncio.get_running_loop()
+        transport: asyncio.Transport | None = None
+        try:
+            transport, protocol = await loop.create_connection(
+                make,
+                sock=connected,
+                ssl=self.tls if encrypted else None,
+                server_hostname=host if encrypted else None,
+            )
+        finally:
+            ended = transport is None or transport.is_closing()
+            if ended and not isinstance(loop, asyncio.BaseEventLoop):
+                # uvloop has closed the descriptor, or will. The socket is not always told, and
+                # would close it once more: a customer's connection by then, or the database.
+                connected.detach()
         return protocol
 
     async def _addresses(self, host: str, port: int) -> Sequence[Address]:

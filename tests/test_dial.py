@@ -1,11 +1,15 @@
 """A provider stays within reach: by another address, by the last one known, by a known session."""
 
 import asyncio
+import gc
 import socket
 import ssl
+import struct
+import warnings
 from collections.abc import Sequence
 
 import httpx
+import pytest
 import trustme
 import uvloop
 
@@ -80,3 +84,22 @@ async def test_a_session_with_a_server_is_taken_up_again() -> None:
 
         assert ([200, 200, 200], 3) == (answers, server.accepted)
         assert 2 == known.session_stats()["hits"]
+
+
+async def test_a_connection_that_ends_while_it_opens_leaves_no_socket_behind() -> None:
+    """Such a one would close its descriptor later: by then that is somebody else's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def reset() -> asyncio.Protocol:
+            accepted, _ = listener.accept()
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            accepted.close()
+            return asyncio.Protocol()
+
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            with pytest.raises(ConnectionError):
+                await Dialer().open(reset, *listener.getsockname(), encrypted=True)
+            gc.collect()
+
+    assert [] == [str(one.message) for one in told]
