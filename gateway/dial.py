@@ -49,8 +49,11 @@ class Resuming(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
-        """Begin a connection with the session of the one before."""
-        session = session or self._sessions.get(server_hostname)
+        """Begin a connection with the session of the one before.
+
+        It is good for one: where the server does not stand it, the next begins anew.
+        """
+        session = session or self._sessions.pop(server_hostname, None)
         return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
     def remember(self, transport: asyncio.BaseTransport) -> None:

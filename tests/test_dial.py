@@ -15,6 +15,7 @@ import uvloop
 
 import wire
 from gateway.dial import Address, Dialer, Resuming
+from gateway.errors import Unreachable
 from gateway.upstream import Upstream, Wire
 
 AMPLE = 20.0
@@ -29,6 +30,16 @@ def address(url: str) -> Address:
 async def answering(peer: wire.Peer) -> None:
     while await peer.read():
         await peer.answer(b"{}")
+
+
+def trusted() -> tuple[ssl.SSLContext, Resuming]:
+    """Return what a server is known by, and a client that knows it."""
+    authority = trustme.CA()
+    known = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(known)
+    client = Resuming()
+    authority.configure_trust(client)
+    return known, client
 
 
 async def post(upstream: Upstream, url: str) -> int:
@@ -72,11 +83,7 @@ async def test_a_name_that_cannot_be_looked_up_keeps_its_addresses() -> None:
 
 
 async def test_a_session_with_a_server_is_taken_up_again() -> None:
-    authority = trustme.CA()
-    known = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("localhost").configure_cert(known)
-    client = Resuming()
-    authority.configure_trust(client)
+    known, client = trusted()
     async with wire.serve(answering, tls=known) as server:
         upstream = Upstream(Wire(dialer=Dialer(client), idle=0))
         answers = [await post(upstream, server.url) for _ in range(3)]
@@ -103,3 +110,20 @@ async def test_a_connection_that_ends_while_it_opens_leaves_no_socket_behind() -
             gc.collect()
 
     assert [] == [str(one.message) for one in told]
+
+
+async def test_a_session_that_a_server_does_not_stand_is_not_offered_again() -> None:
+    """Else the server would be out of reach for as long as this process lives."""
+    known, client = trusted()
+    said = iter([None, ssl.ALERT_DESCRIPTION_HANDSHAKE_FAILURE, None])
+    known.sni_callback = lambda *_: next(said)
+    async with wire.serve(answering, tls=known) as server:
+        upstream = Upstream(Wire(dialer=Dialer(client), idle=0))
+        first = await post(upstream, server.url)
+        with pytest.raises(Unreachable):
+            await post(upstream, server.url)
+        last = await post(upstream, server.url)
+        await upstream.aclose()
+
+        assert (200, 200) == (first, last)
+        assert 1 == known.session_stats()["hits"]  # the one that it did not stand
