@@ -10,6 +10,8 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import aiohappyeyeballs
@@ -23,6 +25,8 @@ STAGGER = 0.25
 """Seconds until the next address is tried beside the one before."""
 PATIENCE = 2.0
 """Seconds for which a name is looked up whose addresses were known before."""
+LOOKUPS = 8
+"""Names that are looked up at the same time."""
 KEPT = 3600.0
 """Seconds for which addresses are good for something when they cannot be looked up."""
 
@@ -77,8 +81,9 @@ class Dialer:
             tls = Resuming()
             tls.load_default_certs()
         self.tls = tls
-        self._lookup = lookup or _look_up
+        self._lookup = lookup or _looking_up()
         self._known: dict[tuple[str, int], tuple[Sequence[Address], float]] = {}
+        self._asking: dict[tuple[str, int], asyncio.Task[Sequence[Address]]] = {}
 
     async def open(self, make: Callable[[], P], host: str, port: int, *, encrypted: bool) -> P:
         """Return the protocol of a new connection; raises ``OSError`` or ``ValueError``."""
@@ -104,19 +109,45 @@ class Dialer:
         return protocol
 
     async def _addresses(self, host: str, port: int) -> Sequence[Address]:
-        clock = asyncio.get_running_loop().time
         known, until = self._known.get((host, port), ((), 0.0))
-        fallback = known if clock() < until else ()
+        fallback = known if asyncio.get_running_loop().time() < until else ()
         try:
             async with asyncio.timeout(PATIENCE if fallback else None):
-                found = await self._lookup(host, port)
+                return await asyncio.shield(self._asked(host, port))
         except OSError:  # a timeout is one
             if not fallback:
                 raise
             return fallback
-        self._known[host, port] = found, clock() + KEPT
-        return found
+
+    def _asked(self, host: str, port: int) -> asyncio.Task[Sequence[Address]]:
+        """Return the lookup of a name: one at a time, which goes on though nobody waits for it."""
+        asking = self._asking.get((host, port))
+        if asking is None:
+            asking = asyncio.create_task(self._ask(host, port), name=f"lookup of {host}")
+            asking.add_done_callback(partial(self._told, host, port))
+            self._asking[host, port] = asking
+        return asking
+
+    async def _ask(self, host: str, port: int) -> Sequence[Address]:
+        return await self._lookup(host, port)
+
+    def _told(self, host: str, port: int, asked: asyncio.Task[Sequence[Address]]) -> None:
+        del self._asking[host, port]
+        if not asked.cancelled() and not asked.exception():
+            until = asyncio.get_running_loop().time() + KEPT
+            self._known[host, port] = asked.result(), until
 
 
-async def _look_up(host: str, port: int) -> Sequence[Address]:
-    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+def _looking_up() -> Lookup:
+    """Return the system's resolver, on threads of its own.
+
+    A lookup cannot be told to stop while its server says nothing, and under uvloop everybody who
+    connects, to whatever address, would wait on the same few threads.
+    """
+    threads = ThreadPoolExecutor(LOOKUPS, "lookup")
+    look_up = partial(socket.getaddrinfo, type=socket.SOCK_STREAM)
+
+    async def lookup(host: str, port: int) -> Sequence[Address]:
+        return await asyncio.get_running_loop().run_in_executor(threads, look_up, host, port)
+
+    return lookup

@@ -82,6 +82,30 @@ async def test_a_name_that_cannot_be_looked_up_keeps_its_addresses() -> None:
         assert ([200, 200, 200], 3) == (answers, server.accepted)
 
 
+async def test_a_name_is_looked_up_once_at_a_time_and_to_the_end() -> None:
+    """A resolver that says nothing keeps a thread for each question, and would keep them all."""
+    may = asyncio.Event()
+    lookups: list[str] = []
+
+    async with wire.serve(answering) as server:
+
+        async def lookup(_: str, __: int) -> Sequence[Address]:
+            lookups.append("asked")
+            await may.wait()
+            return [address(server.url)]
+
+        upstream = Upstream(Wire(dialer=Dialer(lookup=lookup)))
+        with pytest.raises(Unreachable):
+            await upstream.post(server.url, {}, key="k", timeout=0.01)
+        posts = [asyncio.create_task(post(upstream, server.url)) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        may.set()
+        answers = await asyncio.gather(*posts)
+        await upstream.aclose()
+
+        assert ([200, 200, 200], ["asked"]) == (answers, lookups)
+
+
 async def test_a_session_with_a_server_is_taken_up_again() -> None:
     known, client = trusted()
     async with wire.serve(answering, tls=known) as server:
