@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from gateway import metrics, money, transitions
+from gateway import metrics, money, reporting, transitions
 from gateway.catalog import Shop
 from gateway.errors import CallFailed, ErrorText, Fault, StoreUnavailable, Unreachable
 from gateway.model import (
@@ -153,7 +153,7 @@ class Follow:
             found = await self._store.orders(ids[start : start + A_TURN])
             for order in found.values():
                 report = reports[order.id]
-                change = transitions.reported(report, at, self._following, asked_at)
+                change = reporting.reported(report, at, self._following, asked_at)
                 if not self._notice(order, report):
                     clear = False
                 elif change(order):
@@ -171,7 +171,7 @@ class Follow:
     def _notice(self, order: Order, report: Report) -> bool:
         """Make visible what cannot be true, once for each order; tells whether it is clear."""
         provider = order.provider
-        clear = transitions.understood(order, report) is not None
+        clear = reporting.understood(order, report) is not None
         if not clear:
             metrics.unknown_words.labels(provider).inc()
             if self._first("word", provider, report.word):

@@ -13,13 +13,13 @@ from functools import partial
 import msgspec
 import structlog
 
-from gateway import ledger, moves, transitions
+from gateway import ledger, reporting, transitions
 from gateway.config import Provider
 from gateway.errors import CallFailed
 from gateway.evidence import READINGS, Finding, Verdict, judge
 from gateway.follow import Follow
 from gateway.model import Cancel, Code, Event, Order, Report, State, Status, Transfer
-from gateway.money import MILLION, Money
+from gateway.money import Money
 from gateway.moves import Case
 from gateway.offload import offload
 from gateway.order_types import SUBSCRIPTIONS
@@ -266,7 +266,7 @@ class Settler:
         if not free or (free == before and self._now() < at + SEARCHED_AGAIN):
             return ""
         found = await self._router.probe(order.provider, free)
-        fitting = [one for one, report in found.items() if _fits(order, report)]
+        fitting = [one for one, report in found.items() if reporting.fits(order, report)]
         if len(fitting) != 1:
             self._searched[order.id] = free, self._now()
             return ""
@@ -282,7 +282,7 @@ class Settler:
         if MOST_UNKNOWN in (len(under_way), len(unknown)):
             return True
         for other in (*under_way, *unknown, *await self._store.without_id(provider)):
-            if other.id != order.id and _fits(other, report):
+            if other.id != order.id and reporting.fits(other, report):
                 possible = await self._between(other, reach)
                 if not possible or its_id in possible:
                     return True
@@ -310,24 +310,6 @@ class Settler:
 
 def _numbered(order: Order) -> bool:
     return order.upstream_id.isascii() and order.upstream_id.isdecimal()
-
-
-def contradicts(order: Order, report: Report) -> bool:
-    """Tell whether a report says another charge or quantity than the order has.
-
-    One that is partial or canceled may show what is left of its charge.
-    """
-    if report.status in moves.REFUNDED or report.charge is None:
-        report = msgspec.structs.replace(report, charge=order.cost, currency="")
-    return not _fits(order, report)
-
-
-def _fits(order: Order, report: Report) -> bool:
-    if report.charge is None or report.currency not in ("", order.cost_currency):
-        return False
-    if report.quantity is not None and report.quantity != order.size:
-        return False
-    return abs(report.charge - order.cost) <= max(order.cost // 1000, MILLION // 100_000)
 
 
 # --- a wrong id ---------------------------------------------------------------------------------

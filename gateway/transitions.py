@@ -12,8 +12,7 @@ from msgspec.structs import replace
 
 from gateway import ledger
 from gateway.errors import ErrorText
-from gateway.model import SETTLED, Cancel, Event, Offer, Order, Report, State, Status
-from gateway.order_types import SUBSCRIPTIONS
+from gateway.model import SETTLED, Cancel, Event, Offer, Order, State, Status
 from gateway.store import Change, Due, Transition
 
 TOO_LATE = "accepted too late"
@@ -64,10 +63,8 @@ class Following(msgspec.Struct, frozen=True):
 
 FIRST = 1
 """The version of an order that nothing has happened to."""
-_REDUCED = frozenset({Status.PARTIAL, Status.CANCELED})
-"""With one of these a charge may be what is left of it."""
 # On every order's way; until Python 3.12 looking up an enum's member is slow.
-_SENDING, _PLACED, _FAILED, _PARTIAL = State.SENDING, State.PLACED, State.FAILED, Status.PARTIAL
+_SENDING, _PLACED, _FAILED = State.SENDING, State.PLACED, State.FAILED
 _CANCELED: Mapping[str, object] = {
     "state": State.FAILED,
     "status": Status.CANCELED,
@@ -77,9 +74,13 @@ _CANCELED: Mapping[str, object] = {
 """What an order becomes that no provider has, and that its customer wants canceled."""
 
 
-def _become(
+def become(
     order: Order, event: Event, at: int, fields: Mapping[str, object], *, frees: bool = False
 ) -> Change:
+    """Return what gives an order these fields, with the money that follows from it.
+
+    ``event`` says why; ``frees``: its claim may be used again.
+    """
     if fields.get("state") is _FAILED:
         fields = {**fields, "capped": False}
     after = replace(order, version=order.version + 1, **fields)
@@ -128,7 +129,7 @@ def sending(choice: Choice, at: int, sender: str = "") -> Transition:
         if order.state is not State.QUEUED:
             return None
         event = Event("sending", {"provider": choice.provider, "service": choice.offer.id})
-        return _become(order, event, at, _taking(choice, order.attempt + 1, at, sender))
+        return become(order, event, at, _taking(choice, order.attempt + 1, at, sender))
 
     return change
 
@@ -139,7 +140,7 @@ def told(at: int) -> Transition:
     def change(order: Order) -> Change | None:
         if order.state not in (State.QUEUED, State.SENDING):
             return None
-        return _become(order, Event("told"), at, {})
+        return become(order, Event("told"), at, {})
 
     return change
 
@@ -159,7 +160,7 @@ def given_up(
         if late:
             fields["status"] = Status.CANCELED
         frees = order.version == unheard
-        return _become(order, Event("given up", {"words": words}), at, fields, frees=frees)
+        return become(order, Event("given up", {"words": words}), at, fields, frees=frees)
 
     return change
 
@@ -172,7 +173,7 @@ def never_sent(words: str, sender: str, at: int) -> Transition:
             return None
         fields = {"state": State.FAILED, "error": str(ErrorText.UNAVAILABLE)}
         frees = order.version == FIRST
-        return _become(order, Event("taken back", {"words": words}), at, fields, frees=frees)
+        return become(order, Event("taken back", {"words": words}), at, fields, frees=frees)
 
     return change
 
@@ -191,7 +192,7 @@ def accepted(upstream_id: str, attempt: int, at: int, following: Following) -> T
         # Under the provider of another attempt it would be somebody else's id.
         same = order.attempt == attempt and not order.upstream_id
         keeps = same and order.state is State.FAILED
-        return _become(order, event, at, {"upstream_id": upstream_id} if keeps else {})
+        return become(order, event, at, {"upstream_id": upstream_id} if keeps else {})
 
     return change
 
@@ -205,7 +206,7 @@ def _placed(order: Order, event: Event, at: int, following: Following) -> Change
     theirs = str(event.detail.get("upstream_id") or "")
     poll_at = at + following.every if theirs else None
     fields = {"state": _PLACED, "upstream_id": theirs, "error": "", "poll_at": poll_at}
-    return _become(order, event, at, fields)
+    return become(order, event, at, fields)
 
 
 def _attempt(order: Order, upstream_id: str = "", words: str = "") -> dict[str, str | int | None]:
@@ -244,14 +245,14 @@ def refused(
         event = Event(kind, _attempt(order, words=words))
         if order.cancel is Cancel.WANTED and not isinstance(then, ErrorText):
             # Nobody has it and the customer does not want it: it goes nowhere else.
-            return _become(order, event, at, _CANCELED)
+            return become(order, event, at, _CANCELED)
         if isinstance(then, Choice):
-            return _become(order, event, at, _taking(then, attempt + 1, at, order.sender))
+            return become(order, event, at, _taking(then, attempt + 1, at, order.sender))
         if then is None:
             waits = {"state": State.QUEUED, "queued_at": order.queued_at or at}
-            return _become(order, event, at, waits)
+            return become(order, event, at, waits)
         fields = {"state": State.FAILED, "error": str(then)}
-        return _become(order, event, at, fields, frees=order.version == unheard)
+        return become(order, event, at, fields, frees=order.version == unheard)
 
     return change
 
@@ -267,7 +268,7 @@ def unknown(words: str, attempt: int | None, at: int) -> Transition:
         if not sent and (attempt is not None or order.state is not State.QUEUED):
             return None
         event = Event("unknown", _attempt(order, words=words))
-        return _become(order, event, at, {"state": State.UNKNOWN})
+        return become(order, event, at, {"state": State.UNKNOWN})
 
     return change
 
@@ -300,7 +301,7 @@ def settled(
             return _placed(order, Event("settled as placed", detail), at, following)
         event = Event("settled as not placed", detail)
         fields = {"state": State.FAILED, "error": ErrorText.UNAVAILABLE, "poll_at": None}
-        return _become(order, event, at, fields)
+        return become(order, event, at, fields)
 
     return change
 
@@ -316,7 +317,7 @@ def retried(at: int) -> Transition:
             return None
         fields = {"state": State.QUEUED, "queued_at": at, "error": ""}
         fields |= {"status": Status.PENDING, "cancel": Cancel.NONE}
-        return _become(order, Event("retried", {"by": "owner"}), at, fields)
+        return become(order, Event("retried", {"by": "owner"}), at, fields)
 
     return change
 
@@ -327,10 +328,10 @@ def cancel_wanted(at: int) -> Transition:
     def change(order: Order) -> Change | None:
         event = Event("cancel wanted")
         if order.state is State.QUEUED:
-            return _become(order, event, at, _CANCELED)
+            return become(order, event, at, _CANCELED)
         if order.cancel is not Cancel.NONE or not cancelable(order):
             return None
-        return _become(order, event, at, {"cancel": Cancel.WANTED})
+        return become(order, event, at, {"cancel": Cancel.WANTED})
 
     return change
 
@@ -347,100 +348,8 @@ def cancel_answered(words: str | None, at: int) -> Transition:
         if order.cancel is not Cancel.WANTED:
             return None
         if words is None:
-            return _become(order, Event("cancel taken"), at, {"cancel": Cancel.ASKED})
+            return become(order, Event("cancel taken"), at, {"cancel": Cancel.ASKED})
         event = Event("cancel refused", {"words": words})
-        return _become(order, event, at, {"cancel": Cancel.NONE})
+        return become(order, event, at, {"cancel": Cancel.NONE})
 
     return change
-
-
-_NUMBERS = ("charge", "start_count", "remains", "runs", "posts")
-SUBSCRIPTIONS_ONLY = frozenset({Status.ACTIVE, Status.PAUSED, Status.EXPIRED})
-
-
-def understood(order: Order, report: Report) -> Status | None:
-    """Return the status that a report gives this order; ``None`` when it says nothing certain.
-
-    That is a word which nobody knows, a subscription's word for another order, or a partial
-    delivery of which nobody can tell the share.
-    """
-    status = report.status
-    if order.type == SUBSCRIPTIONS:
-        return status
-    first = status is _PARTIAL and order.status is not _PARTIAL
-    shareless = first and _remains(order, report, status) is None
-    return None if shareless or status in SUBSCRIPTIONS_ONLY else status
-
-
-def reported(report: Report, at: int, following: Following, asked_at: int = 0) -> Transition:
-    """Take over what the provider says of an order.
-
-    Nothing changes where it says nothing new, or what nobody knows, or was asked for
-    (``asked_at``) before what is known already.
-    """
-    of: Order | None = None
-    made: Change | None = None
-
-    def change(order: Order) -> Change | None:
-        nonlocal of, made
-        if order is not of:  # else somebody has asked before if it changes anything
-            of, made = order, _reported(order, report, at, following, asked_at)
-        return made
-
-    return change
-
-
-def _reported(
-    order: Order, report: Report, at: int, following: Following, asked_at: int
-) -> Change | None:
-    if not (fields := _news(order, report, at, asked_at)):
-        return None
-    heard = {name: said for name in _NUMBERS if (said := getattr(report, name)) is not None}
-    event = Event("status", {"status": report.word, **heard})
-    if (ends := "settled_at" in fields) or order.poll_at is not None:
-        fields["poll_at"] = following.next(replace(order, **fields) if ends else order, at)
-    fields["reported_at"] = asked_at
-    return _become(order, event, at, fields)
-
-
-def _news(order: Order, report: Report, at: int, asked_at: int) -> dict[str, object]:
-    """Return the fields of an order that a report changes."""
-    status = understood(order, report)
-    if order.state is not _PLACED or status is None or asked_at < order.reported_at:
-        return {}
-    said: dict[str, object] = {
-        "status": status,
-        "start_count": report.start_count,
-        "remains": _remains(order, report, status),
-        "runs": report.runs,
-        "posts": report.posts,
-        "orders": report.orders or None,
-        "expiry": report.expiry or None,
-    }
-    charge = report.charge if report.currency in ("", order.cost_currency) else None
-    if charge is not None and charge >= 0:
-        said["billed"] = charge
-        if charge and status not in _REDUCED:
-            said["cost"] = charge  # the whole, which a later share is taken of
-    if status in SETTLED and order.settled_at is None:
-        said["settled_at"] = at
-    return {
-        name: value
-        for name, value in said.items()
-        if value is not None and value != getattr(order, name)
-    }
-
-
-def _remains(order: Order, report: Report, status: Status | None) -> int | None:
-    """Return what is left to deliver, in the customer's units: from nothing to all of it.
-
-    A drip-feed row may say only how many runs are done; the rest of the runs is what remains.
-    """
-    remains = report.remains
-    if remains is None and report.runs is not None and order.type != SUBSCRIPTIONS:
-        runs, quantity = order.params.get("runs"), order.params.get("quantity")
-        if runs and quantity:
-            remains = (int(runs) - report.runs) * int(quantity)
-    if remains is None:
-        return 0 if status is Status.COMPLETED else None
-    return min(max(remains, 0), order.size)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 import build
-from gateway import ledger, money, transitions
+from gateway import ledger, money, reporting, transitions
 from gateway.evidence import READINGS, Finding, judge
 from gateway.model import Order, Report, State, Status
 from gateway.money import Money
@@ -190,7 +190,7 @@ class Account:
             charge=self.tells(ours.price, ours.price - left),
             remains=remains,
         )
-        change = transitions.reported(report, START + at, build.FOLLOWING, START + asked_at)
+        change = reporting.reported(report, START + at, build.FOLLOWING, START + asked_at)
         ours.step(change, START + at)
 
     def look(

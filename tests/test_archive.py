@@ -8,7 +8,7 @@ import pytest
 
 from build import AT, FOLLOWING, claim, customer, order, placement, put_off, report
 from databases import database
-from gateway import ledger, moving, transitions
+from gateway import ledger, moving, reporting, transitions
 from gateway.app import open_store
 from gateway.errors import ErrorText, StoreUnavailable
 from gateway.model import Order, Refill, State
@@ -47,7 +47,7 @@ async def settled(store: Store, ann: int, number: int) -> Order:
     placed = await order(store, placement(ann, claim=claim(f"key/{number}")))
     for change in (
         transitions.accepted(f"u{placed.id}", 1, AT, FOLLOWING),
-        transitions.reported(report(remains=0, charge=400_000), AT + 1, FOLLOWING),
+        reporting.reported(report(remains=0, charge=400_000), AT + 1, FOLLOWING),
     ):
         await store.advance([Step(placed.id, change)])
     return placed
@@ -172,7 +172,7 @@ async def test_a_stop_between_both_files_leaves_every_order_counted_once(tmp_pat
     assert audit == await store.inspect(ledger.audit)
     changed = old[0]
     found = (await store.orders([changed]))[changed]
-    late = transitions.reported(report(charge=300_000), AT + 5, FOLLOWING, AT + 5)
+    late = reporting.reported(report(charge=300_000), AT + 5, FOLLOWING, AT + 5)
     await store.advance([Step(found.id, late)])
     audit = await store.inspect(ledger.audit)
     assert [] == audit.problems

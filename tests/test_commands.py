@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import build
-from gateway import transitions
+from gateway import reporting, transitions
 from gateway.commands.main import app
 from gateway.model import Held, Offer, Order, Report, Status
 from gateway.store import Placement, Sighting, Step, Transition
@@ -244,7 +244,7 @@ def test_the_owner_reads_of_an_order_what_its_customer_reads(
 
 async def _reported(report: Report) -> dict[str, object]:
     """Have the provider say this of order 2; returns what the customer reads of it then."""
-    after = await _stepped(2, transitions.reported(report, 30, build.FOLLOWING, 30))
+    after = await _stepped(2, reporting.reported(report, 30, build.FOLLOWING, 30))
     return {name: view(after)[name] for name in ("status", "charge", "remains")}
 
 
@@ -381,12 +381,12 @@ def test_an_order_that_was_given_a_wrong_id_gets_the_right_one(run: Run) -> None
     run("customer", "add", "alice", "--credit", "5")
     asyncio.run(_two_orders())
     run("order", "settle", "1", "--upstream", "8")
-    asyncio.run(_stepped(1, transitions.reported(WRONG, 30, build.FOLLOWING, 30)))
+    asyncio.run(_stepped(1, reporting.reported(WRONG, 30, build.FOLLOWING, 30)))
     canceled = parsed(run("order", "show", "1", "--json"))
     same = run("order", "settle", "1", "--upstream", "8")
     taken = run("order", "settle", "1", "--upstream", "7")
     right = parsed(run("order", "settle", "1", "--upstream", "9", "--json"))
-    asyncio.run(_stepped(1, transitions.reported(WRONG, 40, build.FOLLOWING, 40)))
+    asyncio.run(_stepped(1, reporting.reported(WRONG, 40, build.FOLLOWING, 40)))
     after = parsed(run("order", "show", "1", "--json"))
 
     assert ("Canceled", "0.00", "0.00") == tuple(
@@ -430,11 +430,11 @@ def test_what_another_order_has_cost_is_not_what_this_one_costs(run: Run) -> Non
     asyncio.run(_two_orders())
     run("order", "settle", "1", "--upstream", "8")
     dear = build.report(Status.COMPLETED, charge=5_000_000)
-    asyncio.run(_stepped(1, transitions.reported(dear, 30, build.FOLLOWING, 30)))
+    asyncio.run(_stepped(1, reporting.reported(dear, 30, build.FOLLOWING, 30)))
     run("order", "settle", "1", "--upstream", "9")
     partial = build.report(Status.PARTIAL, remains=50)
     at = time.time_ns() // 1_000_000 + 1
-    asyncio.run(_stepped(1, transitions.reported(partial, at, build.FOLLOWING, at)))
+    asyncio.run(_stepped(1, reporting.reported(partial, at, build.FOLLOWING, at)))
 
     assert "0.045" == parsed(run("order", "show", "1", "--json"))["cost"]
 

@@ -24,7 +24,7 @@ from accounts import (
     what_is_left,
     whole,
 )
-from gateway import transitions
+from gateway import reporting, transitions
 from gateway.evidence import Finding, Verdict, judge
 from gateway.model import Order, State, Status
 from gateway.moves import BOOKED_LATE
@@ -235,7 +235,7 @@ def test_posts_of_a_subscription_are_reckoned_with_one_by_one(taken: bool) -> No
     account.move(SENT + MINUTE, 200_000)
     said = build.report(Status.ACTIVE, posts=3)
     at = START + SENT + 2 * MINUTE
-    posts.step(transitions.reported(said, at, build.FOLLOWING, at), at)
+    posts.step(reporting.reported(said, at, build.FOLLOWING, at), at)
     ours = unknown(account, taken=taken)
     looks(account, 30, 40)
 

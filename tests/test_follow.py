@@ -9,7 +9,7 @@ import pytest
 
 import build
 from build import AT, FOLLOWING, advance, customer, order, placement
-from gateway import transitions
+from gateway import reporting
 from gateway.cache import MemoryCache
 from gateway.catalog import Shop
 from gateway.errors import LeaseLost
@@ -97,7 +97,7 @@ async def test_an_answer_that_came_too_late_is_news_when_it_is_said_again(tmp_pa
 
     async def another() -> None:
         provider.meanwhile = None
-        said = transitions.reported(PROCESSING, NOW + 5, FOLLOWING, NOW + 5)
+        said = reporting.reported(PROCESSING, NOW + 5, FOLLOWING, NOW + 5)
         await advance(store, placed.id, said)
 
     provider.meanwhile = another
@@ -123,7 +123,7 @@ async def test_what_was_said_before_is_news_when_it_was_otherwise_in_between(
     clock = [NOW]
     follow = _follow(store, Provider(RUNNING), lambda: clock[0])
     await follow.look("alpha", 9)
-    said = transitions.reported(PROCESSING, NOW + 5, FOLLOWING, NOW + 5)
+    said = reporting.reported(PROCESSING, NOW + 5, FOLLOWING, NOW + 5)
     await advance(store, placed.id, said)
     clock[0] += 10 * FOLLOWING.every
     await follow.look("alpha", 9)

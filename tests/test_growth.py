@@ -13,7 +13,7 @@ import asyncpg  # type: ignore[import-untyped]
 
 from build import AT, FOLLOWING, choice, claim, placement, put_off, report
 from databases import bare_database
-from gateway import transitions
+from gateway import reporting, transitions
 from gateway.app import open_store
 from gateway.background import Background
 from gateway.model import State
@@ -48,7 +48,7 @@ async def grow(url: str, orders: int) -> None:
             for one in placed
         ]
         await store.advance(accepted)
-        done = transitions.reported(report(charge=72_000, remains=0), BEFORE, FOLLOWING)
+        done = reporting.reported(report(charge=72_000, remains=0), BEFORE, FOLLOWING)
         await store.advance([Step(one.id, done) for one in placed])
         late = await put_off(store, "p", AT)
         assert count == len(late), "none of them is asked for again"

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 import build
 from build import AT, advance, customer, order, placement
-from gateway import ledger, transitions
+from gateway import ledger, reporting, transitions
 from gateway.errors import CustomerError, ErrorText
 from gateway.model import Code, Kind, Order, Report, State, Status, Transfer
 from gateway.money import Money
@@ -63,7 +63,7 @@ def told(
 ) -> Transition:
     """Return the transition of a report."""
     said = build.report(status, remains=remains, charge=charge, posts=posts, runs=runs)
-    return transitions.reported(said, AT, build.FOLLOWING)
+    return reporting.reported(said, AT, build.FOLLOWING)
 
 
 async def money(store: Store, customer: int) -> Balance:
@@ -651,9 +651,9 @@ class Oracle(RuleBasedStateMachine):
     def hear(self, number: int, report: Report, times: int) -> None:
         """Take over a report; the second time it changes nothing."""
         seen = []
-        understood = transitions.understood(self.known[number], report)
+        understood = reporting.understood(self.known[number], report)
         for _ in range(times):
-            after = self.take(number, transitions.reported(report, AT, build.FOLLOWING))
+            after = self.take(number, reporting.reported(report, AT, build.FOLLOWING))
             assert isinstance(after, Order)
             seen.append(after)
 

@@ -19,7 +19,7 @@ import pytest
 import build
 from build import AT, claim, customer, order, placement
 from databases import bare_database
-from gateway import moving, transitions
+from gateway import moving, reporting, transitions
 from gateway.app import open_store
 from gateway.errors import ConfigError, StoreUnavailable
 from gateway.imports import Wanted
@@ -75,7 +75,7 @@ async def fill(url: str) -> None:
     await order(store, placement(ann.id))
     steps = [transitions.accepted("77", first.attempt, AT, FOLLOWING)]
     done = Report(Status.PARTIAL, "Partial", charge=400_000, remains=60, orders=("5", "6"))
-    steps.append(transitions.reported(done, AT + 1, FOLLOWING))
+    steps.append(reporting.reported(done, AT + 1, FOLLOWING))
     for step in steps:
         await store.advance([Step(first.id, step)])
     refill = Refill(id=0, order=first.id, customer=ann.id, provider="alpha", created_at=AT)
@@ -191,7 +191,7 @@ async def test_a_copy_that_was_broken_off_is_of_no_use_until_it_is_repeated(
             await after.pepper()
         (ann, *_) = await before.customers()
         await order(before, placement(ann.id))
-        late = transitions.reported(Report(Status.COMPLETED, "Completed"), AT + 2, FOLLOWING)
+        late = reporting.reported(Report(Status.COMPLETED, "Completed"), AT + 2, FOLLOWING)
         await before.advance([Step(1000, late)])
         await before.close()
         await after.close()

@@ -14,7 +14,7 @@ import pytest
 import build
 from build import AT, FOLLOWING, advance, claim, customer, order, placement
 from databases import database
-from gateway import ledger, transitions
+from gateway import ledger, reporting, transitions
 from gateway.errors import ErrorText, LeaseLost
 from gateway.model import Order, State, Status
 from gateway.money import Money
@@ -158,7 +158,7 @@ async def test_a_look_is_written_at_once(store: Store, url: str) -> None:
         await _regular(store)
         (lease,) = (await own.lease(["statuses"], "me", AT, AT * 9)).values()
         for status in (Status.IN_PROGRESS, Status.PROCESSING, Status.PENDING):
-            running = transitions.reported(build.report(status), AT, FOLLOWING)
+            running = reporting.reported(build.report(status), AT, FOLLOWING)
             later = [Later(one.id, one.poll_at, None) for one in await own.due("alpha", AT * 2, 9)]
             seen = (await own.orders([1]))[1]
             own._writer.memory.clear()
@@ -202,7 +202,7 @@ async def test_an_account_that_is_not_there_is_opened(store: Store) -> None:
 async def test_what_is_owed_is_paid_from_what_comes_back(store: Store) -> None:
     ann = await _regular(store, MILLION)
     canceled, completed = (
-        transitions.reported(build.report(status), AT, FOLLOWING)
+        reporting.reported(build.report(status), AT, FOLLOWING)
         for status in (Status.CANCELED, Status.COMPLETED)
     )
     await advance(store, 1, canceled)

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 import build
-from gateway import transitions
+from gateway import reporting, transitions
 from gateway.commands.main import app
 from gateway.commands.order import _evidence
 from gateway.errors import CallFailed
@@ -898,7 +898,7 @@ def test_an_order_that_gets_another_id_is_to_cost_what_its_last_route_does(cost:
         transitions.sending(build.choice(cost=cost), at, "me"),
         transitions.unknown("hangs", 2, at),
         transitions.settled("8", at, build.FOLLOWING),
-        transitions.reported(build.report(charge=5_000_000), at, build.FOLLOWING),
+        reporting.reported(build.report(charge=5_000_000), at, build.FOLLOWING),
     ):
         change = step(order)
         assert change is not None

@@ -11,7 +11,7 @@ import msgspec
 
 import build
 from build import AT, placement
-from gateway import transitions
+from gateway import reporting
 from gateway.cache import MemoryCache
 from gateway.cache_shared import RedisCache
 from gateway.model import Order, Status
@@ -104,7 +104,7 @@ async def test_a_row_that_changed_while_it_was_on_its_way_to_redis_is_not_kept(
             reading = asyncio.create_task(statuses.read(ann, [one.id]))
             await asyncio.sleep(DELAY / 2)  # it is read, and on its way to Redis
             (after,) = await store.advance(
-                [Step(one.id, transitions.reported(build.report(), AT, build.FOLLOWING))]
+                [Step(one.id, reporting.reported(build.report(), AT, build.FOLLOWING))]
             )
             assert isinstance(after, Order)
             statuses.changed([one.id])
@@ -130,7 +130,7 @@ async def test_a_row_that_changed_while_the_owners_file_was_read_anew_is_not_kep
         reading = asyncio.create_task(before.read(w.customer, [one]))
         await slow.read.wait()
         gateway = await w.gateway.changed(w.gateway.config)
-        change = transitions.reported(build.report(), w.clock(), build.FOLLOWING, w.clock())
+        change = reporting.reported(build.report(), w.clock(), build.FOLLOWING, w.clock())
         await gateway.follow.advance([Step(one, change)])
         assert Status.COMPLETED is (await w.order(one)).status
         slow.back.set()

@@ -14,7 +14,7 @@ import pytest
 import build
 from build import AT, advance, claim, customer, order, placement
 from databases import database
-from gateway import ledger, transitions
+from gateway import ledger, reporting, transitions
 from gateway.errors import (
     ConfigError,
     CustomerError,
@@ -475,7 +475,7 @@ async def test_two_processes_that_learn_the_same_write_it_once(stores: Stores) -
     ann = await customer(one, credit=MILLION)
     placed = await order(one, placement(ann.id))
     await advance(one, placed.id, build.accepted("9"))
-    canceled = transitions.reported(build.report(Status.CANCELED), AT, build.FOLLOWING)
+    canceled = reporting.reported(build.report(Status.CANCELED), AT, build.FOLLOWING)
     await asyncio.gather(*(each.advance([Step(placed.id, canceled)]) for each in (one, other)))
 
     assert MILLION == await available(one, ann.id)
@@ -495,13 +495,13 @@ async def test_what_was_said_of_an_order_under_a_wrong_id_does_not_date_its_move
     named = transitions.settled("8", AT + 1, build.FOLLOWING)
     said = build.report(Status.IN_PROGRESS)
     canceled = build.report(Status.CANCELED)
-    early, late = (transitions.reported(said, AT + at, build.FOLLOWING, AT + at) for at in (2, 5))
+    early, late = (reporting.reported(said, AT + at, build.FOLLOWING, AT + at) for at in (2, 5))
     await advance(store, placed.id, transitions.unknown("hangs", 1, AT), named, early)
     _, transfers = await store.history(placed.id)
-    gone = transitions.reported(canceled, AT + 4, build.FOLLOWING, AT + 4)
+    gone = reporting.reported(canceled, AT + 4, build.FOLLOWING, AT + 4)
     await advance(store, placed.id, corrected("8", "9", transfers, AT + 3), gone)
     *_, unheard = await store.movements("alpha", 0, 10)
-    again = transitions.reported(canceled, AT + 6, build.FOLLOWING, AT + 6)
+    again = reporting.reported(canceled, AT + 6, build.FOLLOWING, AT + 6)
     await advance(store, placed.id, late, again)
     *_, heard = await store.movements("alpha", 0, 10)
 
@@ -523,7 +523,7 @@ async def test_what_counts_against_a_day_is_what_was_ordered_and_not_given_back(
         await order(store, Placement(one.id, transitions.opened(draft, build.choice(), AT), AT))
         for draft in drafts
     ]
-    canceled = transitions.reported(build.report(Status.CANCELED), AT, build.FOLLOWING, AT)
+    canceled = reporting.reported(build.report(Status.CANCELED), AT, build.FOLLOWING, AT)
     await advance(store, taken.id, build.accepted("8"), canceled)
     await advance(store, failed.id, build.refused())
     nobody = one.id + 1
@@ -748,7 +748,7 @@ async def test_an_order_that_changed_since_it_was_read_is_taken_further_as_it_is
     placed = await order(one, placement(ann.id))
     seen = await advance(one, placed.id, build.accepted("1"))
     await advance(other if elsewhere else one, placed.id, transitions.cancel_wanted(AT))
-    running = transitions.reported(build.report(Status.IN_PROGRESS), AT, build.FOLLOWING)
+    running = reporting.reported(build.report(Status.IN_PROGRESS), AT, build.FOLLOWING)
     (after,) = await one.advance([Step(placed.id, running, seen)])
 
     assert isinstance(after, Order)
@@ -766,7 +766,7 @@ async def test_orders_are_put_off_together_with_the_news_of_others(store: Store)
     never = transitions.settled(None, AT, build.FOLLOWING, denied=True)
     after = await advance(store, gone.id, never)
     later = [Later(each.id, each.poll_at, AT * 3) for each in due]
-    running = transitions.reported(build.report(Status.IN_PROGRESS), AT, build.FOLLOWING)
+    running = reporting.reported(build.report(Status.IN_PROGRESS), AT, build.FOLLOWING)
     (lease,) = (await store.lease(["looks"], "me", AT, AT * 2)).values()
     former = Lease("looks", "me", lease.fence - 1)
     with pytest.raises(LeaseLost):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import build
 from build import AT, FOLLOWING
-from gateway import transitions
+from gateway import reporting, transitions
 from gateway.errors import ErrorText
 from gateway.model import SETTLED, Cancel, Order, Report, State, Status
 from gateway.order_types import SUBSCRIPTIONS
@@ -58,7 +58,7 @@ def become(order: Order, change: Transition) -> Change:
 
 def told(report: Report) -> Transition:
     """Return the transition of a report."""
-    return transitions.reported(report, NOW, FOLLOWING)
+    return reporting.reported(report, NOW, FOLLOWING)
 
 
 ACCEPTED = transitions.accepted("9", LAST, NOW, FOLLOWING)
@@ -634,7 +634,7 @@ def test_a_word_for_subscriptions_says_something_of_them_alone(status: Status) -
     """Of another order it means whatever the provider means by it."""
     said = build.report(status, charge=1, remains=5)
 
-    assert transitions.understood(example(State.PLACED), said) is None
+    assert reporting.understood(example(State.PLACED), said) is None
     assert told(said)(example(State.PLACED)) is None
     assert status is become(SUBSCRIPTION, told(said)).order.status
 
@@ -659,7 +659,7 @@ def test_a_partial_delivery_of_nobody_knows_how_much_is_not_believed(
     """There is no share to give back, until the provider says more."""
     said = build.report(Status.PARTIAL, remains=remains, runs=runs, charge=7)
 
-    assert (Status.PARTIAL if clear else None) is transitions.understood(order, said)
+    assert (Status.PARTIAL if clear else None) is reporting.understood(order, said)
     assert clear is (told(said)(order) is not None)
 
 
@@ -667,7 +667,7 @@ def test_a_partial_delivery_of_nobody_knows_how_much_is_not_believed(
 def test_an_answer_that_was_overtaken_changes_nothing(asked_at: int, late: bool) -> None:
     """What is known was asked for later; what was asked for at the same time may add to it."""
     order = example(State.PLACED, reported_at=AT)
-    said = transitions.reported(build.report(Status.COMPLETED), NOW, FOLLOWING, asked_at)
+    said = reporting.reported(build.report(Status.COMPLETED), NOW, FOLLOWING, asked_at)
     after = said(order)
 
     assert late is (after is None)
@@ -746,7 +746,7 @@ def test_a_charge_of_the_whole_is_what_a_later_share_is_taken_of() -> None:
 def test_a_status_that_settles_is_remembered_with_its_first_time() -> None:
     """Late changes do not make the order young again."""
     first = become(example(State.PLACED), told(build.report(Status.COMPLETED))).order
-    later = transitions.reported(build.report(Status.PARTIAL, remains=3), NOW + HOUR, FOLLOWING)
+    later = reporting.reported(build.report(Status.PARTIAL, remains=3), NOW + HOUR, FOLLOWING)
     change = later(first)
     assert change is not None
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gateway import ledger, transitions
+from gateway import ledger, reporting, transitions
 from gateway import settle as settle_
 from gateway.app import open_gateway
 from gateway.commands.terminal import (
@@ -343,7 +343,7 @@ async def _see_that_it_is_known(config: Config, order: Order, upstream_id: str) 
         fail(f"{provider} has no order {upstream_id}: {said.words}", 1)
     if not isinstance(said, Report):
         err.print(_unasked(provider, upstream_id, said), markup=False, soft_wrap=True)
-    elif order.type != SUBSCRIPTIONS and settle_.contradicts(order, said):
+    elif order.type != SUBSCRIPTIONS and reporting.contradicts(order, said):
         charge = "" if said.charge is None else f" at {text(said.charge)}"
         quantity = "" if said.quantity is None else f" of {said.quantity}"
         costs = f"order {order.id} is of {order.size} and should cost {text(order.cost)}"

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
-from gateway import ledger, settle, transitions, upstream
+from gateway import ledger, reporting, settle, transitions, upstream
 from gateway.config import Provider
 from gateway.errors import Unreachable
 from gateway.evidence import Finding, Verdict
@@ -200,7 +200,7 @@ def deaf_to_late_truth() -> AbstractContextManager[None]:
 
         return reported
 
-    return _replaced(transitions, "reported", other)
+    return _replaced(reporting, "reported", other)
 
 
 @_violates(r"a balance of \S+ is written after a later one")
