@@ -311,6 +311,10 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     version: int = 0
 
 
+CORRECTED = "corrected"
+"""An event: an order gets another id than a wrong one; what was said before was of another."""
+
+
 class Refill(msgspec.Struct, frozen=True):
     """A refill that a customer asked for.
 

@@ -7,24 +7,23 @@ last of them. So ``evidence`` can tell what the balance lost. What it finds is s
 or, where he says ``settle: {mode: auto}``, acted on. Nothing here ever sends an order.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import msgspec
 import structlog
 
-from gateway import ledger, reporting, transitions
+from gateway import reporting, transitions
 from gateway.config import Provider
 from gateway.errors import CallFailed
 from gateway.evidence import READINGS, Finding, Verdict, judge
 from gateway.follow import Follow
-from gateway.model import Cancel, Code, Event, Order, Report, State, Status, Transfer
+from gateway.model import Order, Report, State
 from gateway.money import Money
 from gateway.moves import Case
 from gateway.offload import offload
-from gateway.order_types import SUBSCRIPTIONS
 from gateway.router import Router
-from gateway.store import Change, Lease, Reading, Sighting, Step, Store, Transition
+from gateway.store import Lease, Reading, Sighting, Step, Store
 from gateway.transitions import HOUR, Following
 
 log = structlog.get_logger()
@@ -51,8 +50,6 @@ LOST = (
 TOO_MUCH = Finding(Verdict.OPEN, "too much happened at this provider since")
 SEARCHED_AGAIN = HOUR
 """After which time ids among which none was found are looked through again."""
-CORRECTED = "corrected"
-"""An event: an order has got another id than a wrong one; see ``store.rows``."""
 NEIGHBOURS = 20
 """Our orders before and after an unknown one, whose ids enclose its own."""
 
@@ -310,72 +307,3 @@ class Settler:
 
 def _numbered(order: Order) -> bool:
     return order.upstream_id.isascii() and order.upstream_id.isdecimal()
-
-
-# --- a wrong id ---------------------------------------------------------------------------------
-
-_UNREPORTED: Mapping[str, object] = {
-    "status": Status.PENDING,
-    "start_count": None,
-    "remains": None,
-    "runs": None,
-    "posts": None,
-    "orders": (),
-    "expiry": "",
-    "billed": None,
-    "settled_at": None,
-}
-"""An order of which its provider has said nothing yet."""
-
-
-def is_wrong(order: Order, upstream_id: str | None, events: Sequence[Event]) -> bool:
-    """Tell whether an owner who gives an order this id (empty: none) says that it has a wrong one.
-
-    One that its provider gave it is the right one, only one that was given by hand or found may
-    be wrong. ``events``: all of the order's, oldest first.
-    """
-    named = [one for one in events if one.detail.get("upstream_id") == order.upstream_id]
-    by_hand = bool(named) and "by" in named[-1].detail
-    return by_hand and order.state is State.PLACED and upstream_id not in (None, order.upstream_id)
-
-
-def corrected(wrong: str, upstream_id: str, transfers: Iterable[Transfer], at: int) -> Transition:
-    """A placed order gets another id than the wrong one it was given, or (empty) none for now.
-
-    What was reported under that was said of another order, so it is as it was when it was placed,
-    and asked for at once. ``transfers``: all of the order's, oldest first, which tell what it was
-    to cost.
-    """
-    expected = _expected(transfers)
-
-    def change(order: Order) -> Change | None:
-        if order.state is not State.PLACED or order.upstream_id != wrong:
-            return None
-        told = order.cancel is Cancel.ASKED  # of another order: it is asked for once more
-        after = msgspec.structs.replace(
-            order,
-            **_UNREPORTED,
-            version=order.version + 1,
-            upstream_id=upstream_id,
-            cost=order.cost if order.type == SUBSCRIPTIONS else expected,
-            cancel=Cancel.WANTED if told else order.cancel,
-            reported_at=at,  # what was asked under the wrong id comes too late
-            poll_at=at if upstream_id else None,
-        )
-        detail = {"by": "owner", "before": wrong, "upstream_id": upstream_id or None}
-        event = Event(CORRECTED, detail, at, after.id, after.version)
-        return Change(after, ledger.movements(order, after, at), event)
-
-    return change
-
-
-def _expected(transfers: Iterable[Transfer]) -> int:
-    """Return what a placed order was to cost: it was booked together with its charge's capture.
-
-    The last one's, for a retry may have taken another route; what is free has no such transfer.
-    """
-    booked = {one.key: one for one in transfers}
-    captured = [key for key, one in booked.items() if one.code is Code.CAPTURE]
-    change = captured[-1].removesuffix(Code.CAPTURE) if captured else ""
-    cost = booked.get(change + Code.COST)
-    return cost.amount if cost else 0

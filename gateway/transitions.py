@@ -4,7 +4,7 @@ The store calls them inside its transaction, on the row as it is then, so two pr
 of the same thing in any order end at the same place. ``None`` means that nothing changes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 
 import msgspec
@@ -12,7 +12,19 @@ from msgspec.structs import replace
 
 from gateway import ledger
 from gateway.errors import ErrorText
-from gateway.model import SETTLED, Cancel, Event, Offer, Order, State, Status
+from gateway.model import (
+    CORRECTED,
+    SETTLED,
+    Cancel,
+    Code,
+    Event,
+    Offer,
+    Order,
+    State,
+    Status,
+    Transfer,
+)
+from gateway.order_types import SUBSCRIPTIONS
 from gateway.store import Change, Due, Transition
 
 TOO_LATE = "accepted too late"
@@ -304,6 +316,69 @@ def settled(
         return become(order, event, at, fields)
 
     return change
+
+
+_UNREPORTED: Mapping[str, object] = {
+    "status": Status.PENDING,
+    "start_count": None,
+    "remains": None,
+    "runs": None,
+    "posts": None,
+    "orders": (),
+    "expiry": "",
+    "billed": None,
+    "settled_at": None,
+}
+"""An order of which its provider has said nothing yet."""
+
+
+def is_wrong(order: Order, upstream_id: str | None, events: Sequence[Event]) -> bool:
+    """Tell whether an owner who gives an order this id (empty: none) says that it has a wrong one.
+
+    One that its provider gave it is the right one, only one that was given by hand or found may
+    be wrong. ``events``: all of the order's, oldest first.
+    """
+    named = [one for one in events if one.detail.get("upstream_id") == order.upstream_id]
+    by_hand = bool(named) and "by" in named[-1].detail
+    return by_hand and order.state is State.PLACED and upstream_id not in (None, order.upstream_id)
+
+
+def corrected(wrong: str, upstream_id: str, transfers: Iterable[Transfer], at: int) -> Transition:
+    """A placed order gets another id than the wrong one it was given, or (empty) none for now.
+
+    What was reported under that was said of another order, so it is as it was when it was placed,
+    and asked for at once. ``transfers``: all of the order's, oldest first, which tell what it was
+    to cost.
+    """
+    expected = _expected(transfers)
+
+    def change(order: Order) -> Change | None:
+        if order.state is not State.PLACED or order.upstream_id != wrong:
+            return None
+        told = order.cancel is Cancel.ASKED  # of another order: it is asked for once more
+        fields: dict[str, object] = {
+            "upstream_id": upstream_id,
+            "cost": order.cost if order.type == SUBSCRIPTIONS else expected,
+            "cancel": Cancel.WANTED if told else order.cancel,
+            "reported_at": at,  # what was asked under the wrong id comes too late
+            "poll_at": at if upstream_id else None,
+        }
+        detail = {"by": "owner", "before": wrong, "upstream_id": upstream_id or None}
+        return become(order, Event(CORRECTED, detail), at, {**_UNREPORTED, **fields})
+
+    return change
+
+
+def _expected(transfers: Iterable[Transfer]) -> int:
+    """Return what a placed order was to cost: it was booked together with its charge's capture.
+
+    The last one's, for a retry may have taken another route; what is free has no such transfer.
+    """
+    booked = {one.key: one for one in transfers}
+    captured = [key for key, one in booked.items() if one.code is Code.CAPTURE]
+    change = captured[-1].removesuffix(Code.CAPTURE) if captured else ""
+    cost = booked.get(change + Code.COST)
+    return cost.amount if cost else 0
 
 
 def retried(at: int) -> Transition:

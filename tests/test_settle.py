@@ -20,7 +20,7 @@ from gateway.errors import CallFailed
 from gateway.evidence import Verdict
 from gateway.model import Order, State, Status
 from gateway.money import MILLION
-from gateway.settle import Settler, corrected, weigh
+from gateway.settle import Settler, weigh
 from gateway.store import RESTORED, Movement, Store
 from world import YAML, Form, Panel, World, world
 
@@ -904,7 +904,7 @@ def test_an_order_that_gets_another_id_is_to_cost_what_its_last_route_does(cost:
         assert change is not None
         order = change.order
         transfers += change.transfers
-    after = corrected("8", "9", transfers, at)(order)
+    after = transitions.corrected("8", "9", transfers, at)(order)
 
     assert after is not None
     assert (5_000_000, cost) == (order.cost, after.order.cost)

@@ -37,7 +37,6 @@ from gateway.model import (
     Status,
 )
 from gateway.money import Money
-from gateway.settle import corrected
 from gateway.store import (
     Balance,
     Change,
@@ -499,7 +498,7 @@ async def test_what_was_said_of_an_order_under_a_wrong_id_does_not_date_its_move
     await advance(store, placed.id, transitions.unknown("hangs", 1, AT), named, early)
     _, transfers = await store.history(placed.id)
     gone = reporting.reported(canceled, AT + 4, build.FOLLOWING, AT + 4)
-    await advance(store, placed.id, corrected("8", "9", transfers, AT + 3), gone)
+    await advance(store, placed.id, transitions.corrected("8", "9", transfers, AT + 3), gone)
     *_, unheard = await store.movements("alpha", 0, 10)
     again = reporting.reported(canceled, AT + 6, build.FOLLOWING, AT + 6)
     await advance(store, placed.id, late, again)

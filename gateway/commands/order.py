@@ -299,7 +299,7 @@ async def settle(
         nameless = upstream is not None and transitions.awaits_id(order)
         its_id = "" if placed else upstream
         events, transfers = await store.history(order_id)
-        wrong = settle_.is_wrong(order, its_id, events)
+        wrong = transitions.is_wrong(order, its_id, events)
         if order.state is not State.UNKNOWN and not (nameless or denied or wrong):
             fail(_not_settled(order), 1)
         if not (not_placed or order.provider):
@@ -309,7 +309,7 @@ async def settle(
             await _see_that_it_is_known(config, order, upstream)
         change = transitions.settled(its_id, now(), _following(config), why=words, denied=denied)
         if wrong:
-            change = settle_.corrected(order.upstream_id, its_id or "", transfers, now())
+            change = transitions.corrected(order.upstream_id, its_id or "", transfers, now())
         await _step(store, config, order_id, change, json=json)
 
 

@@ -11,6 +11,8 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import msgspec
 from msgspec.structs import astuple
 
+from gateway import model
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 JSON = frozenset({"params", "orders", "detail", "addresses", "offered"})
@@ -20,7 +22,7 @@ _encode = msgspec.json.encode
 Value = str | int | bytes | None
 HEARD = "'accepted', 'status'"
 """The events in which a provider says how an order is; the others prove nothing about it there."""
-CORRECTED = "'corrected'"
+CORRECTED = f"'{model.CORRECTED}'"
 """The event before which whatever was said of an order was said of another one."""
 
 
