@@ -6,7 +6,7 @@ the order before and after. So a report that says the same twice moves nothing, 
 Completed → Partial → Canceled → Completed ends right, without a rule for any of these steps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -153,6 +153,18 @@ def _transfer(order: Order, code: Code, amount: int, at: int) -> Transfer:
         order=order.id,
         at=at,
     )
+
+
+def cost_when_placed(transfers: Iterable[Transfer]) -> int:
+    """Return what an order's cost was booked as when it was placed: with its charge's capture.
+
+    The last time, for a retry may have taken another route; what is free has no such transfer.
+    """
+    booked = {one.key: one for one in transfers}
+    captured = [key for key, one in booked.items() if one.code is Code.CAPTURE]
+    change = captured[-1].removesuffix(Code.CAPTURE) if captured else ""
+    cost = booked.get(change + Code.COST)
+    return cost.amount if cost else 0
 
 
 def top_up(customer: int, amount: money.Money, reference: str, at: int) -> Transfer:

@@ -4,7 +4,7 @@ The store calls them inside its transaction, on the row as it is then, so two pr
 of the same thing in any order end at the same place. ``None`` means that nothing changes.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 
 import msgspec
@@ -16,7 +16,6 @@ from gateway.model import (
     CORRECTED,
     SETTLED,
     Cancel,
-    Code,
     Event,
     Offer,
     Order,
@@ -302,15 +301,16 @@ def settled(
 
     def change(order: Order) -> Change | None:
         detail = {"by": by, **_attempt(order, upstream_id or "", why)}
+        placed = {**detail, "cost": order.cost}  # as expected, for ``corrected``
         if upstream_id and awaits_id(order):
-            return _placed(order, Event("identified", detail), at, following)
+            return _placed(order, Event("identified", placed), at, following)
         ends = denied and order.state is State.PLACED and cancelable(order)
         if order.state is not State.UNKNOWN and not ends:
             return None
         if upstream_id is not None and not order.provider:
             return None  # restored from when it was queued: nobody could be asked for it
         if upstream_id is not None:
-            return _placed(order, Event("settled as placed", detail), at, following)
+            return _placed(order, Event("settled as placed", placed), at, following)
         event = Event("settled as not placed", detail)
         fields = {"state": State.FAILED, "error": ErrorText.UNAVAILABLE, "poll_at": None}
         return become(order, event, at, fields)
@@ -332,53 +332,56 @@ _UNREPORTED: Mapping[str, object] = {
 """An order of which its provider has said nothing yet."""
 
 
-def is_wrong(order: Order, upstream_id: str | None, events: Sequence[Event]) -> bool:
+def is_wrong(order: Order, upstream_id: str | None, events: Iterable[Event]) -> bool:
     """Tell whether an owner who gives an order this id (empty: none) says that it has a wrong one.
 
     One that its provider gave it is the right one, only one that was given by hand or found may
     be wrong. ``events``: all of the order's, oldest first.
     """
-    named = [one for one in events if one.detail.get("upstream_id") == order.upstream_id]
-    by_hand = bool(named) and "by" in named[-1].detail
+    by_hand = "by" in _naming(order.upstream_id, events)
     return by_hand and order.state is State.PLACED and upstream_id not in (None, order.upstream_id)
 
 
-def corrected(wrong: str, upstream_id: str, transfers: Iterable[Transfer], at: int) -> Transition:
+def _naming(upstream_id: str, events: Iterable[Event]) -> Mapping[str, str | int | None]:
+    """Return the detail of the event by which an order has this id."""
+    named = [one.detail for one in events if one.detail.get("upstream_id") == upstream_id]
+    return named[-1] if named else {}
+
+
+def corrected(
+    wrong: str,
+    upstream_id: str,
+    events: Iterable[Event],
+    transfers: Iterable[Transfer],
+    at: int,
+) -> Transition:
     """A placed order gets another id than the wrong one it was given, or (empty) none for now.
 
     What was reported under that was said of another order, so it is as it was when it was placed,
-    and asked for at once. ``transfers``: all of the order's, oldest first, which tell what it was
-    to cost.
+    and asked for at once. ``events``, ``transfers``: all of the order's, oldest first, which tell
+    what it was to cost.
     """
-    expected = _expected(transfers)
+    expected = _naming(wrong, events).get("cost")
+    booked = ledger.cost_when_placed(transfers)
 
     def change(order: Order) -> Change | None:
         if order.state is not State.PLACED or order.upstream_id != wrong:
             return None
+        # Events from before they told it: what was booked does, but not of a subscription.
+        before = order.cost if order.type == SUBSCRIPTIONS else booked
+        cost = before if expected is None else expected
         told = order.cancel is Cancel.ASKED  # of another order: it is asked for once more
         fields: dict[str, object] = {
             "upstream_id": upstream_id,
-            "cost": order.cost if order.type == SUBSCRIPTIONS else expected,
+            "cost": cost,
             "cancel": Cancel.WANTED if told else order.cancel,
             "reported_at": at,  # what was asked under the wrong id comes too late
             "poll_at": at if upstream_id else None,
         }
-        detail = {"by": "owner", "before": wrong, "upstream_id": upstream_id or None}
+        detail = {"by": "owner", "before": wrong, "upstream_id": upstream_id or None, "cost": cost}
         return become(order, Event(CORRECTED, detail), at, {**_UNREPORTED, **fields})
 
     return change
-
-
-def _expected(transfers: Iterable[Transfer]) -> int:
-    """Return what a placed order was to cost: it was booked together with its charge's capture.
-
-    The last one's, for a retry may have taken another route; what is free has no such transfer.
-    """
-    booked = {one.key: one for one in transfers}
-    captured = [key for key, one in booked.items() if one.code is Code.CAPTURE]
-    change = captured[-1].removesuffix(Code.CAPTURE) if captured else ""
-    cost = booked.get(change + Code.COST)
-    return cost.amount if cost else 0
 
 
 def retried(at: int) -> Transition:

@@ -397,8 +397,8 @@ def test_an_order_that_was_given_a_wrong_id_gets_the_right_one(run: Run) -> None
     assert ("9", "Pending", "0.10", "0.09", 100) == tuple(
         right[name] for name in ("upstream_id", "status", "charge", "cost", "remains")
     )
-    assert ("corrected", "owner", "8", "9") == tuple(
-        right["events"][-1][name] for name in ("what", "by", "before", "upstream_id")
+    assert ("corrected", "owner", "8", "9", "0.09 USD") == tuple(
+        right["events"][-1][name] for name in ("what", "by", "before", "upstream_id", "cost")
     )
     assert right["next_look"] == right["events"][-1]["at"]
     assert right == after

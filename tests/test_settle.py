@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 import build
-from gateway import reporting, transitions
+from gateway import transitions
 from gateway.commands.main import app
 from gateway.commands.order import _evidence
 from gateway.errors import CallFailed
@@ -882,29 +882,3 @@ async def test_money_of_a_provider_that_the_file_no_longer_names_is_not_judged(t
         await one.look(10)
 
         assert {} == await weigh(one.one.gateway.store, {}, "p")
-
-
-@pytest.mark.parametrize("cost", [0, 99_000])
-def test_an_order_that_gets_another_id_is_to_cost_what_its_last_route_does(cost: int) -> None:
-    """Which the one before a retry did not, and what is free has never been booked."""
-    at = build.AT
-    opened = transitions.opened(build.draft(1), build.choice(cost=400_000), at)(1)
-    order, transfers = opened.order, [*opened.transfers]
-    for step in (
-        transitions.unknown("hangs", 1, at),
-        transitions.settled("", at, build.FOLLOWING),
-        transitions.settled(None, at, build.FOLLOWING, denied=True),
-        transitions.retried(at),
-        transitions.sending(build.choice(cost=cost), at, "me"),
-        transitions.unknown("hangs", 2, at),
-        transitions.settled("8", at, build.FOLLOWING),
-        reporting.reported(build.report(charge=5_000_000), at, build.FOLLOWING),
-    ):
-        change = step(order)
-        assert change is not None
-        order = change.order
-        transfers += change.transfers
-    after = transitions.corrected("8", "9", transfers, at)(order)
-
-    assert after is not None
-    assert (5_000_000, cost) == (order.cost, after.order.cost)

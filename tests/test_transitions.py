@@ -1,5 +1,6 @@
 """What may happen to an order, from every state, and what must change nothing."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 import msgspec
@@ -11,7 +12,7 @@ import build
 from build import AT, FOLLOWING
 from gateway import reporting, transitions
 from gateway.errors import ErrorText
-from gateway.model import SETTLED, Cancel, Order, Report, State, Status
+from gateway.model import SETTLED, Cancel, Event, Order, Report, State, Status, Transfer
 from gateway.order_types import SUBSCRIPTIONS
 from gateway.store import Change, Transition
 from gateway.transitions import HOUR, MINUTE
@@ -206,7 +207,7 @@ WANTED = example(State.PLACED, cancel=Cancel.WANTED)
             example(State.UNKNOWN),
             SETTLED_PLACED,
             "settled as placed",
-            {"by": "owner", **ATTEMPT, "upstream_id": "9"},
+            {"by": "owner", **ATTEMPT, "upstream_id": "9", "cost": 400_000},
         ),
         (
             example(State.UNKNOWN),
@@ -218,7 +219,7 @@ WANTED = example(State.PLACED, cancel=Cancel.WANTED)
             NAMELESS,
             SETTLED_PLACED,
             "identified",
-            {"by": "owner", **ATTEMPT, "upstream_id": "9"},
+            {"by": "owner", **ATTEMPT, "upstream_id": "9", "cost": 400_000},
         ),
         (
             example(State.PLACED),
@@ -497,6 +498,78 @@ def test_a_retried_order_begins_anew() -> None:
 def test_an_order_that_a_provider_took_after_all_is_not_retried() -> None:
     """It would be there twice."""
     assert RETRIED(example(State.FAILED, upstream_id="9")) is None
+
+
+# --- a wrong id ----------------------------------------------------------------------------------
+
+
+def lived(draft: Order, *steps: Transition) -> tuple[Order, list[Event], list[Transfer]]:
+    """Return an order that was opened and went through these steps, with its history."""
+    opened = transitions.opened(draft, build.choice(cost=400_000), NOW)(7)
+    order, events, transfers = opened.order, [], [*opened.transfers]
+    for step in steps:
+        change = become(order, step)
+        order = change.order
+        events += [change.event] if change.event else []
+        transfers += change.transfers
+    return order, events, transfers
+
+
+def untold(events: Sequence[Event]) -> list[Event]:
+    """Return events as they were written before they told what an order was to cost."""
+    return [
+        msgspec.structs.replace(
+            one, detail={name: said for name, said in one.detail.items() if name != "cost"}
+        )
+        for one in events
+    ]
+
+
+HANGS = transitions.unknown("hangs", None, NOW)
+DEAR = told(build.report(charge=5_000_000))
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["told", "untold"])
+@pytest.mark.parametrize("cost", [0, 99_000])
+def test_an_order_that_gets_another_id_is_to_cost_what_its_last_route_does(
+    cost: int, before: bool
+) -> None:
+    """Which the one before a retry did not, and what is free has never been booked."""
+    order, events, transfers = lived(
+        build.draft(1),
+        HANGS,
+        transitions.settled("", NOW, FOLLOWING),
+        DENIED,
+        RETRIED,
+        transitions.sending(build.choice(cost=cost), NOW, "me"),
+        HANGS,
+        transitions.settled("8", NOW, FOLLOWING),
+        DEAR,
+    )
+    events = untold(events) if before else events
+    after = become(order, transitions.corrected("8", "9", events, transfers, NOW)).order
+
+    assert (5_000_000, cost) == (order.cost, after.cost)
+
+
+@pytest.mark.parametrize("given", [("8",), ("", "8")], ids=["settled", "identified"])
+def test_a_subscription_that_gets_another_id_costs_what_it_was_to_cost(
+    given: tuple[str, ...],
+) -> None:
+    """No booking tells that of it; and the other id may be as wrong."""
+    draft = build.draft(1, kind=SUBSCRIPTIONS)
+    placed = [transitions.settled(one, NOW, FOLLOWING) for one in given]
+    order, events, transfers = lived(draft, HANGS, *placed, DEAR)
+    change = become(order, transitions.corrected("8", "9", events, transfers, NOW))
+    assert change.event
+    dearer = reporting.reported(build.report(charge=6_000_000), NOW, FOLLOWING, NOW)
+    again = become(change.order, dearer).order
+    events = [*events, change.event]
+    after = become(again, transitions.corrected("9", "", events, transfers, NOW)).order
+
+    assert [5_000_000, 400_000, 6_000_000, 400_000] == [
+        one.cost for one in (order, change.order, again, after)
+    ]
 
 
 # --- cancels -------------------------------------------------------------------------------------

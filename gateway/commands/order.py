@@ -148,8 +148,9 @@ def _event(event: Event, currency: str) -> dict[str, object]:
         detail["note"] = "by these books no provider was asked for it"
     if isinstance(began := detail.get("began_at"), int):
         detail["began_at"] = moment(began)
-    if isinstance(charge := detail.get("charge"), int):
-        detail["charge"] = f"{text(charge)} {currency}"
+    for name in ("charge", "cost"):
+        if isinstance(amount := detail.get(name), int):
+            detail[name] = f"{text(amount)} {currency}"
     return {"at": moment(event.at), "what": event.kind, **detail}
 
 
@@ -309,7 +310,9 @@ async def settle(
             await _see_that_it_is_known(config, order, upstream)
         change = transitions.settled(its_id, now(), _following(config), why=words, denied=denied)
         if wrong:
-            change = transitions.corrected(order.upstream_id, its_id or "", transfers, now())
+            change = transitions.corrected(
+                order.upstream_id, its_id or "", events, transfers, now()
+            )
         await _step(store, config, order_id, change, json=json)
 
 
