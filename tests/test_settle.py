@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import build
 from gateway import transitions
 from gateway.commands.main import app
-from gateway.commands.order import _evidence
+from gateway.commands.order_facts import evidence_of
 from gateway.errors import CallFailed
 from gateway.evidence import Verdict
 from gateway.model import Order, State, Status
@@ -116,7 +116,7 @@ class Trade:
     async def evidence(self, order: int) -> dict[str, Any]:
         """Return what the owner is shown of an order."""
         gateway = self.one.gateway
-        found = await _evidence(gateway.store, gateway.config, await self.one.order(order))
+        found = await evidence_of(gateway.store, gateway.config, await self.one.order(order))
         return found or {}
 
     async def order(self, order: int) -> Order:
@@ -514,7 +514,7 @@ async def test_an_order_beyond_those_that_are_weighed_is_shown_with_the_reason(t
         order = await one.order(await one.unknown(taken=False))
         gateway = one.one.gateway
         full: Any = Full(gateway.store, State.UNKNOWN)
-        shown = await _evidence(full, gateway.config, order) or {}
+        shown = await evidence_of(full, gateway.config, order) or {}
 
         assert ("open", "more orders are unknown there than can be weighed") == (
             shown["says"],
