@@ -66,6 +66,11 @@ class CallFailed(GatewayError):
     """A call to a provider did not give what it was for; only its three children are raised."""
 
 
+def opening(fault: Fault) -> str:
+    """Return how the text of a ``Rejected`` begins: by that it is known where only text is kept."""
+    return f"{fault}: "
+
+
 class Rejected(CallFailed):
     """The provider refused in so many words.
 
@@ -77,7 +82,7 @@ class Rejected(CallFailed):
     """
 
     def __init__(self, fault: Fault, text: ErrorText, words: str) -> None:
-        super().__init__(f"{fault}: {words}")
+        super().__init__(f"{opening(fault)}{words}")
         self.fault = fault
         self.text = text
         self.words = words

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 import build
 from gateway import reporting, transitions
 from gateway.commands.main import app
+from gateway.errors import ErrorText, Fault, Rejected
 from gateway.model import Held, Offer, Order, Report, Status
 from gateway.store import Placement, Sighting, Step, Transition
 from gateway.store.sqlite import SqliteStore
@@ -314,11 +315,14 @@ def test_a_deposit_is_booked_once(run: Run, tmp_path: Path) -> None:
     assert parsed(run("audit", "--json"))["ok"]
 
 
+LOCKED_OUT = Rejected(Fault.ACCOUNT, ErrorText.UNAVAILABLE, "Invalid API key")
+
+
 @pytest.mark.parametrize(
     ("seen", "health", "advice"),
     [
         (None, "not seen yet", "`gateway sync p` fetches its list"),
-        (Sighting("p", trouble="account: Invalid API key"), "account: Invalid API key", "its key"),
+        (Sighting("p", trouble=str(LOCKED_OUT)), "account: Invalid API key", "its key"),
         (Sighting("p", trouble="p: no answer"), "p: no answer", "it is asked again by itself"),
         (Sighting("p", synced_at=5), "list too old", "`gateway sync p` tells why"),
         (Sighting("p", synced_at=2**47, balance=4_999_999), "low balance", "it is under 5; pay in"),

@@ -27,7 +27,7 @@ from gateway.commands.terminal import (
     show_table,
 )
 from gateway.config import Provider
-from gateway.errors import CallFailed, Fault, TransferConflict
+from gateway.errors import CallFailed, Fault, TransferConflict, opening
 from gateway.model import Decision
 from gateway.money import MILLION, Money, text
 from gateway.store import Sighting
@@ -102,7 +102,7 @@ def _health(provider: Provider, seen: Sighting, oldest: int) -> tuple[str, str |
     ``oldest``: from a list that was fetched before, nothing is sold.
     """
     if trouble := seen.trouble or "":
-        refused = trouble.startswith(f"{Fault.ACCOUNT}: ")
+        refused = trouble.startswith(opening(Fault.ACCOUNT))
         return trouble, _REFUSED if refused else _SILENT
     if seen.synced_at is None and seen.answered_at is None:
         return "not seen yet", f"`gateway sync {seen.provider}` fetches its list"
