@@ -19,6 +19,7 @@ from gateway import config as config_
 from gateway import logs
 from gateway import settings as settings_
 from gateway.adapters import ADAPTERS
+from gateway.aftersales import AfterSales
 from gateway.auth import Auth
 from gateway.background import Background
 from gateway.cache import CATALOG, CUSTOMERS, Cache, open_cache
@@ -103,8 +104,16 @@ class Gateway:
         self.orders = Orders(store, self.router, self.shop, promises, following, now, self.aloft)
         # Who reads for the file before is told, too, of what changes meanwhile.
         self.statuses: Statuses = before.statuses if before else Statuses(store, cache)
-        self.follow = Follow(
-            store, self.router, self.shop, self.statuses, following, promises.answer_within, now
+        self.follow = Follow(store, self.router, self.statuses, following, now)
+        self.aftersales = AfterSales(
+            store,
+            self.router,
+            self.shop,
+            self.statuses,
+            self.follow,
+            following,
+            promises.answer_within,
+            now,
         )
         self.settler = Settler(store, self.router, self.follow, config.providers, following, now)
         self.background = Background(
@@ -114,6 +123,7 @@ class Gateway:
             self.sync,
             self.orders,
             self.follow,
+            self.aftersales,
             self.settler,
             now,
         )
@@ -211,7 +221,7 @@ async def find_config(settings: Settings, store: Store) -> tuple[Config, list[st
 async def wind_down(gateway: Gateway) -> None:
     """Hand over the background work, and let what is under way come to its answer."""
     await gateway.background.stop()
-    left, _ = await asyncio.gather(gateway.orders.drain(DRAIN), gateway.follow.drain(DRAIN))
+    left, _ = await asyncio.gather(gateway.orders.drain(DRAIN), gateway.aftersales.drain(DRAIN))
     if left:
         log.warning("stopped with orders under way", orders=left)
     with suppress(StoreUnavailable):
@@ -386,7 +396,7 @@ class Application:
             gateway.shop,
             gateway.listing,
             gateway.orders,
-            gateway.follow,
+            gateway.aftersales,
             gateway.store,
             self._site,
             limits=gateway.limits,

@@ -15,6 +15,7 @@ from decimal import Decimal
 import msgspec
 import structlog
 
+from gateway.aftersales import AfterSales
 from gateway.config import Config
 from gateway.ending import end
 from gateway.errors import CallFailed, LeaseLost, StoreUnavailable
@@ -63,7 +64,7 @@ class Piece(msgspec.Struct, frozen=True):
 class Background:
     """The loops, started and stopped together."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  # all who have work that nobody waits for
         self,
         config: Config,
         store: Store,
@@ -71,6 +72,7 @@ class Background:
         sync: Sync,
         orders: Orders,
         follow: Follow,
+        aftersales: AfterSales,
         settler: Settler,
         now: Callable[[], int],
     ) -> None:
@@ -80,6 +82,7 @@ class Background:
         self._sync = sync
         self._orders = orders
         self._follow = follow
+        self._aftersales = aftersales
         self._settler = settler
         self._now = now
         self._holder = secrets.token_hex(8)
@@ -292,7 +295,7 @@ class Background:
 
     async def _leftovers(self, lease: Lease) -> None:
         await self._orders.leftovers(under=lease)
-        await self._follow.cancel_again()
+        await self._aftersales.cancel_again()
 
     async def _queue(self, _: Lease) -> None:
         await self._orders.dispatch()

@@ -15,10 +15,10 @@ import msgspec
 import structlog
 
 from gateway import money, parameters
+from gateway.aftersales import AfterSales
 from gateway.auth import Auth
 from gateway.catalog import Shop
 from gateway.errors import CustomerError, ErrorText, StoreUnavailable
-from gateway.follow import Follow
 from gateway.limits import Limits, welcome
 from gateway.listing import Body, Listing, Part, part
 from gateway.logs import Seldom
@@ -86,7 +86,7 @@ class Endpoint:
         shop: Shop,
         listing: Listing,
         orders: Orders,
-        follow: Follow,
+        aftersales: AfterSales,
         store: Store,
         other: App,
         *,
@@ -96,7 +96,7 @@ class Endpoint:
         self._shop = shop
         self._listing = listing
         self._orders = orders
-        self._follow = follow
+        self._aftersales = aftersales
         self._store = store
         self._other = other
         self._limits = limits or Limits()
@@ -236,7 +236,9 @@ class Endpoint:
     def _status(self, asked: Asked) -> Answer | Awaitable[Answer]:
         names = _names(asked.params, "order", "orders")
         known = (
-            self._follow.statuses.known(asked.customer, names) if len(names) <= MOST_IDS else None
+            self._aftersales.statuses.known(asked.customer, names)
+            if len(names) <= MOST_IDS
+            else None
         )
         if known is None or len(set(names)) < len(names):
             return self._statuses(asked)
@@ -245,7 +247,7 @@ class Endpoint:
 
     async def _statuses(self, asked: Asked) -> Answer:
         ids, many = _ids(asked.params, "order", "orders")
-        found = await self._follow.statuses.read(asked.customer, _numbers(ids))
+        found = await self._aftersales.statuses.read(asked.customer, _numbers(ids))
         rows = [found.get(number, _INCORRECT_ORDER) for number in ids.values()]
         if not many:
             return _json(rows[0])
@@ -254,7 +256,7 @@ class Endpoint:
 
     async def _refill(self, asked: Asked) -> Answer:
         ids, many = _ids(asked.params, "order", "orders")
-        found = await self._follow.refill(asked.customer, _numbers(ids))
+        found = await self._aftersales.refill(asked.customer, _numbers(ids))
         if not many:
             (number,) = ids.values()
             outcome = found.get(number, ErrorText.INCORRECT_ORDER)
@@ -270,7 +272,7 @@ class Endpoint:
 
     async def _refill_status(self, asked: Asked) -> Answer:
         ids, many = _ids(asked.params, "refill", "refills")
-        found = await self._follow.refill_statuses(asked.customer, _numbers(ids))
+        found = await self._aftersales.refill_statuses(asked.customer, _numbers(ids))
         if not many:
             (number,) = ids.values()
             status = found.get(number)
@@ -286,7 +288,7 @@ class Endpoint:
 
     async def _cancel(self, asked: Asked) -> Answer:
         ids, _ = _ids(asked.params, "order", "orders")
-        found = await self._follow.cancel(asked.customer, _numbers(ids))
+        found = await self._aftersales.cancel(asked.customer, _numbers(ids))
         rows = []
         for name, number in ids.items():
             outcome = found.get(number, ErrorText.INCORRECT_ORDER)

@@ -383,7 +383,7 @@ def test_a_late_word_on_a_refill_changes_nothing(machine: Machine) -> None:
     first.add(customer)
     machine.panel.answers["status"] = DONE
     first.run_until(lambda: first.order().status is Status.COMPLETED)
-    assert {1: 1} == first.loop.run(first.gateway.follow.refill(customer, [1]))
+    assert {1: 1} == first.loop.run(first.gateway.aftersales.refill(customer, [1]))
     machine.panel.takes["refill_status"] = 1.0
     first.run_until(lambda: bool(machine.panel.times("refill_status")))
 

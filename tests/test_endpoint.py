@@ -600,8 +600,8 @@ async def test_a_cancel_that_nobody_heard_is_asked_again(tmp_path: Path) -> None
         await one.add()
 
         assert [{"order": 1, "cancel": 1}] == await one.api("cancel", orders="1")
-        assert 1 == await one.gateway.follow.cancel_again()
-        assert 0 == await one.gateway.follow.cancel_again()
+        assert 1 == await one.gateway.aftersales.cancel_again()
+        assert 0 == await one.gateway.aftersales.cancel_again()
 
 
 async def test_a_hanging_provider_delays_no_cancel_or_refill(tmp_path: Path) -> None:
@@ -615,7 +615,7 @@ async def test_a_hanging_provider_delays_no_cancel_or_refill(tmp_path: Path) -> 
 
         assert [{"order": 1, "cancel": 1}] == await one.api("cancel", orders="1")
         assert {"refill": "1"} == await one.api("refill", order=1)
-        await one.gateway.follow.drain(5)
+        await one.gateway.aftersales.drain(5)
         assert {"status": "Rejected"} == await one.api("refill_status", refill=1)
 
 

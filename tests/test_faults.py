@@ -100,7 +100,7 @@ class Trade(World):
             self.clock.forward(SETTLED)
             await self.gateway.orders.dispatch()
             await self.gateway.orders.leftovers()
-            await self.gateway.follow.cancel_again()
+            await self.gateway.aftersales.cancel_again()
             for name in ("p", "q"):
                 await self.gateway.follow.look(name, 1000)
                 await self.gateway.follow.look_refills(name, 1000)
@@ -142,7 +142,7 @@ async def opened(
             gateway.shop,
             gateway.listing,
             gateway.orders,
-            gateway.follow,
+            gateway.aftersales,
             gateway.store,
             Starlette(),
         )
@@ -150,7 +150,7 @@ async def opened(
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
             yield gateway, client
             await gateway.orders.drain(5)
-            await gateway.follow.drain(5)
+            await gateway.aftersales.drain(5)
 
 
 def placed_at(yaml: str, p: int, q: int) -> str:
@@ -426,7 +426,7 @@ async def test_a_cancel_is_told_until_it_is_heard_and_pays_back_what_was_not_del
             told = await one.api("cancel", orders="1,2")
         held = (await one.order(1)).cancel, await one.balance()
         one.clock.forward(passes)
-        await one.gateway.follow.cancel_again()
+        await one.gateway.aftersales.cancel_again()
         repeated = one.proxy.heard("cancel")
         await one.look()
 
@@ -435,7 +435,7 @@ async def test_a_cancel_is_told_until_it_is_heard_and_pays_back_what_was_not_del
         heard = name in FAULTS and FAULTS[name].heard
         assert int(heard) + int(name not in COMING) == repeated
         assert ({"1": "Canceled"}, "100.00") == (await said(one, "1"), await one.balance())
-        assert 0 == await one.gateway.follow.cancel_again()
+        assert 0 == await one.gateway.aftersales.cancel_again()
         assert (1, 0) == one.taken()
 
 

@@ -11,7 +11,6 @@ import build
 from build import AT, FOLLOWING, advance, customer, order, placement
 from gateway import reporting
 from gateway.cache import MemoryCache
-from gateway.catalog import Shop
 from gateway.errors import LeaseLost
 from gateway.follow import Follow
 from gateway.model import Order, Report, Status
@@ -45,9 +44,8 @@ async def _placed(folder: Path) -> tuple[Store, Order]:
 
 
 def _follow(store: Store, provider: Provider, now: Callable[[], int]) -> Follow:
-    router, shop = cast("Router", provider), cast("Shop", None)
     statuses = Statuses(store, MemoryCache())
-    return Follow(store, router, shop, statuses, FOLLOWING, 1.0, now)
+    return Follow(store, cast("Router", provider), statuses, FOLLOWING, now)
 
 
 async def test_what_was_asked_and_not_written_is_asked_again_and_taken_once(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ async def work(one: World) -> None:
     await gateway.orders.leftovers()
     await one.look()
     await one.look_refills()
-    await gateway.follow.cancel_again()
+    await gateway.aftersales.cancel_again()
     await gateway.settler.look("p")
     await news()
     assert (0, 0) == await gateway.store.archive(BEFORE, 0, FEW)

@@ -63,7 +63,7 @@ async def ask(
         gateway.shop,
         gateway.listing,
         gateway.orders,
-        gateway.follow,
+        gateway.aftersales,
         gateway.store,
     )
     endpoint = Endpoint(*parts, Starlette(), limits=door)

@@ -75,7 +75,7 @@ async def serving(
             gateway.shop,
             gateway.listing,
             gateway.orders,
-            gateway.follow,
+            gateway.aftersales,
             gateway.store,
             Starlette(),
             limits=gateway.limits,
@@ -300,7 +300,7 @@ async def test_who_asks_at_the_same_moment_is_answered_by_one_question(
         server.ask("CONFIG", "RESETSTAT")
         before = failures()
         rows = await asyncio.gather(
-            *(one.gateway.follow.statuses.read(one.customer, [1 + n % 5, 999]) for n in range(200))
+            *(one.gateway.statuses.read(one.customer, [1 + n % 5, 999]) for n in range(200))
         )
         counted = server.ask("INFO", "commandstats")
 

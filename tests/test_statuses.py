@@ -124,7 +124,7 @@ async def test_a_row_that_changed_while_the_owners_file_was_read_anew_is_not_kep
     """Who reads for the gateway before is told of what the gateway after it writes."""
     async with world(tmp_path) as w:
         one = (await w.add())["order"]
-        before = w.gateway.follow.statuses
+        before = w.gateway.statuses
         slow = Slow(w.gateway.store)
         before._store = cast(Store, slow)
         reading = asyncio.create_task(before.read(w.customer, [one]))
@@ -135,6 +135,6 @@ async def test_a_row_that_changed_while_the_owners_file_was_read_anew_is_not_kep
         assert Status.COMPLETED is (await w.order(one)).status
         slow.back.set()
         await reading
-        (row,) = (await gateway.follow.statuses.read(w.customer, [one])).values()
+        (row,) = (await gateway.statuses.read(w.customer, [one])).values()
 
     assert "Completed" == msgspec.json.decode(row)["status"]

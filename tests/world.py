@@ -205,7 +205,7 @@ async def world(
             gateway.shop,
             gateway.listing,
             gateway.orders,
-            gateway.follow,
+            gateway.aftersales,
             gateway.store,
             Starlette(),
         )
@@ -218,4 +218,4 @@ async def world(
             one.key = await one.customer_with(money, name)
             yield one
             await gateway.orders.drain(5)
-            await gateway.follow.drain(5)
+            await gateway.aftersales.drain(5)
