@@ -15,6 +15,7 @@ from gateway import transitions
 from gateway.catalog import Shop
 from gateway.errors import ErrorText, Fault, StoreUnavailable, Unreachable
 from gateway.follow import Follow
+from gateway.logs import Seldom
 from gateway.model import (
     Action,
     Cancel,
@@ -70,6 +71,7 @@ class AfterSales:
         self._now = now
         self._telling: set[int] = set()  # orders whose cancel is being told at this moment
         self._work: set[asyncio.Future[Any]] = set()
+        self._outage = Seldom()
 
     # --- refills --------------------------------------------------------------------------
 
@@ -256,7 +258,8 @@ class AfterSales:
             try:
                 await write()
             except StoreUnavailable as error:
-                log.error("an answer cannot be written down yet", reason=str(error))  # noqa: TRY400
+                words = "an answer cannot be written down yet"
+                self._outage.log(log.error, words, reason=str(error))
                 await asyncio.sleep(DATABASE_BACK)
             else:
                 return

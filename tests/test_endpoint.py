@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
 import httpx
@@ -14,8 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gateway.errors import ErrorText
+from gateway.errors import ErrorText, StoreUnavailable
+from gateway.model import Refill
 from gateway.order_types import table
+from gateway.store import Store
 from world import ROWS, YAML, Panel, World, world
 
 FORM = "application/x-www-form-urlencoded"
@@ -617,6 +620,44 @@ async def test_a_hanging_provider_delays_no_cancel_or_refill(tmp_path: Path) -> 
         assert {"refill": "1"} == await one.api("refill", order=1)
         await one.gateway.aftersales.drain(5)
         assert {"status": "Rejected"} == await one.api("refill_status", refill=1)
+
+
+class Away:
+    """A database that is away for the first of what comes of refills."""
+
+    def __init__(self, store: Store, times: int) -> None:
+        self.store = store
+        self.times = times
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    async def set_refills(self, refills: Sequence[Refill]) -> None:
+        if self.times:
+            self.times -= 1
+            raise StoreUnavailable("away")
+        await self.store.set_refills(refills)
+
+
+async def test_what_came_of_refills_waits_for_the_database_and_the_log_says_so_once(
+    tmp_path: Path,
+) -> None:
+    panel = Panel(refill={"error": "Refill is not available"})
+    async with world(tmp_path, YAML + "orders: {answer_within: 50ms}\n", p=panel) as one:
+        await one.add()
+        await one.add(link="https://x.com/b")
+        one.gateway.aftersales._store = cast(Store, Away(one.gateway.store, 2))
+        with capture_logs() as lines:
+            answers = [await one.api("refill", order=order) for order in (1, 2)]
+            await one.gateway.aftersales.drain(5)
+
+        assert [{"refill": "1"}, {"refill": "2"}] == answers
+        assert [{"refill": refill, "status": "Rejected"} for refill in (1, 2)] == await one.api(
+            "refill_status", refills="1,2"
+        )
+        assert ["an answer cannot be written down yet"] == [
+            line["event"] for line in lines if line["log_level"] == "error"
+        ]
 
 
 async def test_no_provider_word_id_or_key_reaches_a_customer(tmp_path: Path) -> None:
