@@ -40,6 +40,8 @@ ONE_REFILL = 24 * transitions.HOUR
 """For how long a refill that is under way answers for any repeat of it."""
 NOT_NOW = frozenset({Fault.BUSY, Fault.ACCOUNT})
 """Refusals that say nothing of the order itself: what was wanted is asked for again."""
+OURS = frozenset({Fault.ACCOUNT, Fault.BUSY, Fault.SERVICE})
+"""Refusals that are between the provider and us: a customer reads that it can't be done now."""
 
 
 class AfterSales:
@@ -285,5 +287,4 @@ class AfterSales:
 
 def _told(refusal: Refusal, usual: ErrorText) -> ErrorText:
     """Return what a customer reads: never more than that it can't be done, or not now."""
-    ours = refusal.fault in (Fault.ACCOUNT, Fault.BUSY, Fault.SERVICE)
-    return ErrorText.UNAVAILABLE if ours else usual
+    return ErrorText.UNAVAILABLE if refusal.fault in OURS else usual
