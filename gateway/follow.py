@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import structlog
 
-from gateway import metrics, money, reporting, transitions
+from gateway import metrics, money, reporting
 from gateway.errors import CallFailed, Fault
 from gateway.model import Action, Order, RefillStatus, Refusal, Report
 from gateway.router import Router

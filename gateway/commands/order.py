@@ -130,8 +130,8 @@ async def cancel(order_id: Id, json: Json = False) -> None:  # noqa: FBT002
         order = await get_order(gateway.store, order_id)
         if not transitions.cancelable(order):
             fail(f"order {order_id} is {order.word}; there is nothing to cancel", 1)
-        refusals = await gateway.follow.ask_cancels([order])
-        await gateway.follow.drain(gateway.config.orders.answer_within)
+        refusals = await gateway.aftersales.ask_cancels([order])
+        await gateway.aftersales.drain(gateway.config.orders.answer_within)
         order = await get_order(gateway.store, order_id)
         facts = await everything_of(gateway.store, gateway.config, order)
     show_order(facts, json=json)

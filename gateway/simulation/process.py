@@ -82,7 +82,7 @@ class Process:
             gateway.shop,
             gateway.listing,
             gateway.orders,
-            gateway.follow,
+            gateway.aftersales,
             gateway.store,
             Starlette(),
             limits=Limits(gateway.config.limits, self._clock),

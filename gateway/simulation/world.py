@@ -166,7 +166,7 @@ class World:
         for name in self.plan.panels:
             await gateway.router.balance(name)
             await gateway.follow.look(name, 10_000)
-        await gateway.follow.cancel_again()
+        await gateway.aftersales.cancel_again()
         await gateway.orders.leftovers()
 
     async def _prepare(self) -> None:
