@@ -34,14 +34,14 @@ class Table(TyperGroup):
     """The commands of the table, in its order."""
 
     def __init__(self, **attributes: Any) -> None:  # noqa: ANN401  # typer's
-        # Their names, for whoever mistypes one.
-        super().__init__(**attributes | {"commands": dict.fromkeys(TABLE)})
+        attributes["commands"] = dict.fromkeys(TABLE)  # their names, for whoever mistypes one
+        super().__init__(**attributes)
 
-    def list_commands(self, _: object) -> list[str]:
+    def list_commands(self, ctx: object) -> list[str]:  # noqa: ARG002  # typer's
         """Return the names."""
         return list(TABLE)
 
-    def get_command(self, _: object, cmd_name: str) -> Any:  # noqa: ANN401  # typer hides its type
+    def get_command(self, ctx: object, cmd_name: str) -> Any:  # noqa: ANN401, ARG002  # typer's
         """Return a command; ``None`` when there is none of this name."""
         if cmd_name not in TABLE:
             return None
