@@ -14,8 +14,6 @@ class Flight:
     Attributes:
         sender: the mark by which this flight knows the order for its own.
         answered: the customer has the order's id, whatever comes; so the order may wait longer.
-        landed: done as soon as the customer can be told what came of it; true where that is the
-            order's id, whatever is written of it.
         waiting: it waits for a place, and nothing is lost if it is stopped.
         admission: what it has taken up at the provider that it has turned to.
 
@@ -29,13 +27,6 @@ class Flight:
         self.answered = answered
         self.waiting = False
         self.admission: Admission | None = None
-        self.landed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-
-    def land(self, *, taken: bool) -> None:
-        """Let go whoever waits for it; ``taken``: the provider may have the order, or has it."""
-        self.answered |= taken
-        if not self.landed.done():
-            self.landed.set_result(taken)
 
     def choose(self, line: Line, cost: int) -> Admission:
         """Turn to a provider: be admitted there, and take a place if one is free.

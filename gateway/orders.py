@@ -1,7 +1,7 @@
 """How an order is placed, and sent again from the queue.
 
 Nothing is sent before the order and the hold on the customer's money are durable. How it is sent
-is in ``sending``; what comes after, statuses, refills and cancels, in ``follow``.
+is in ``sending``; what comes after, in ``follow`` and ``aftersales``.
 """
 
 import asyncio
@@ -181,11 +181,9 @@ class Orders:
     async def _landed(
         self, customer: Customer, claim: Claim | None, flight: Flight, deadline: float
     ) -> int:
-        """Answer once it is certain what, or at the deadline: the order goes on without us."""
+        """Wait for a flight's end until the deadline; after it the order goes on without us."""
         left = deadline - asyncio.get_running_loop().time()
-        await asyncio.wait({flight.landed}, timeout=max(left, 0))
-        if flight.landed.done() and flight.landed.result():
-            return flight.order.id
+        await asyncio.wait({flight.task}, timeout=max(left, 0))
         return await self._answer(customer, claim, flight.order)
 
     async def _repeated(

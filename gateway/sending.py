@@ -121,7 +121,6 @@ class Sender:
     def _ended(self, flight: Flight, task: asyncio.Task[None]) -> None:
         """Forget a flight; whatever broke it off is told, though nobody may wait for it."""
         order = flight.order.id
-        flight.land(taken=False)
         del self.flights[order]
         self._launched.discard(flight)
         if not task.cancelled() and (failure := task.exception()):
@@ -248,21 +247,15 @@ class Sender:
             else:
                 log.exception("a call broke off", provider=choice.provider)
                 words = f"{type(failure).__name__} in the gateway"
-            self._land(flight)
+            flight.turn_away(taken=True)
             return transitions.unknown(words, attempt, self._now()), ""
         else:
-            self._land(flight)
+            flight.turn_away(taken=True)
             now = self._now()
             return transitions.accepted(upstream_id, attempt, now, self._following), upstream_id
         unheard = None if flight.answered else order.version
         change = transitions.refused(kind, words, attempt, self._now(), then=then, unheard=unheard)
         return change, ""
-
-    @staticmethod
-    def _land(flight: Flight) -> None:
-        """Have the customer told the id: nothing that is written of the order changes it."""
-        flight.turn_away(taken=True)
-        flight.land(taken=True)
 
     def _next(
         self, flight: Flight, text: ErrorText, after: After, rest: list[Choice]
@@ -283,9 +276,8 @@ class Sender:
     ) -> Order:
         """Write down what a provider's answer means, however long the database takes."""
         while True:
-            hurry = not flight.landed.done()  # else nobody waits for it any more
             try:
-                (after,) = await self._store.advance([Step(order.id, change)], hurry=hurry)
+                (after,) = await self._store.advance([Step(order.id, change)])
             except StoreUnavailable as error:
                 # What a provider said is said once; it must not be lost while we live.
                 words = "an answer cannot be written down yet"

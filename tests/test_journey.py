@@ -3,7 +3,6 @@
 import asyncio
 from pathlib import Path
 
-import apsw
 import httpx
 import pytest
 
@@ -222,26 +221,6 @@ async def test_nothing_is_sent_before_the_hold_is_durable(tmp_path: Path) -> Non
         await one.add()
 
     assert [(State.SENDING, "99.91")] == seen
-
-
-async def test_an_order_that_was_taken_is_answered_before_that_is_written(tmp_path: Path) -> None:
-    """The answer is its id, whatever is written of it."""
-    states: list[State] = []
-
-    async def take(_: object) -> dict[str, int]:
-        elsewhere.execute("BEGIN IMMEDIATE")  # nobody else can write until it is over
-        return {"order": 5}
-
-    async with world(tmp_path, p=Panel(add=take)) as one:
-        elsewhere = apsw.Connection(str(tmp_path / "gateway.db"))
-        form = {"key": one.key, "action": "add", "service": 101, "link": "https://a.b/c"}
-        answer = await one.client.post("/api/v2", data=form | {"quantity": 100})
-        states.append((await one.order(1)).state)
-        elsewhere.execute("ROLLBACK")
-        await one.written()
-        states.append((await one.order(1)).state)
-
-    assert ({"order": 1}, [State.SENDING, State.PLACED]) == (answer.json(), states)
 
 
 async def test_the_same_report_twice_moves_nothing_and_late_changes_end_right(

@@ -368,27 +368,6 @@ async def test_a_step_changes_the_order_its_money_and_its_history(store: Store) 
     await proven(store)
 
 
-async def test_what_nobody_waits_for_is_written_too(stores: Stores) -> None:
-    """By itself, together with what comes, or when the store is closed."""
-    store = await stores.open()
-    ann = await customer(store, credit=5 * MILLION)
-    alone, along, late = [(await order(store, placement(ann.id))).id for _ in range(3)]
-
-    def taken(one: int) -> Awaitable[list[Order | Failure]]:
-        return store.advance([Step(one, build.accepted(f"{one}"))], hurry=False)
-
-    await taken(alone)
-    _, after = await asyncio.gather(taken(along), store.place([placement(ann.id)]))
-    closing = asyncio.ensure_future(taken(late))
-    await asyncio.sleep(0)
-    await store.close()
-    await closing
-    states = {one.state for one in (await (await stores.open()).orders([1, 2, 3])).values()}
-
-    assert 4 in ids(after)
-    assert {State.PLACED} == states
-
-
 async def test_the_history_of_an_order_is_its_own(stores: Stores) -> None:
     """Orders 1, 10 and 100 are not mixed up, though their keys begin alike."""
     store = await stores.open()

@@ -113,14 +113,7 @@ class World:
         form = {"key": self.key, "action": action, **params}
         answer = await self.client.post("/api/v2", data=form)
         assert answer.status_code == 200, answer.text
-        await self.written()
         return answer.json()
-
-    async def written(self) -> None:
-        """Wait until it is written what came of the orders that customers have been told of."""
-        flights = self.gateway.aloft.flights.values()
-        if landed := {one.task for one in flights if one.landed.done()}:
-            await asyncio.wait(landed)
 
     async def add(self, **params: object) -> Any:
         """Order 100 followers, or what else is said."""

@@ -275,15 +275,11 @@ class Store(Imports, Offers, Protocol):
         steps: Sequence[Step],
         under: Lease | None = None,
         later: Sequence[Later] = (),
-        *,
-        hurry: bool = True,
     ) -> list[Order | Failure]:
         """Take each order one transition further; the outcome is the order as it is then.
 
         ``under``, here and elsewhere: raise ``LeaseLost``, and write nothing, when that lease has
         passed on. ``later``: in the same commit, put off those of these that nothing changes.
-        ``hurry``: somebody waits for it; else it is written together with what comes within the
-        next moments.
         """
         ...
 

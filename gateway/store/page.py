@@ -17,8 +17,6 @@ from gateway.store import Change, Claim, Failure, Later, Lease, Placed, Placemen
 from gateway.store.books import Books, NoFunds, OptimisticBooks, Owner
 
 DAY = 24 * 3600 * 1000
-MOMENTS = 0.005
-"""Seconds for which an entry that nobody waits for is kept, for others to come along with it."""
 
 Spending = tuple[int, int]
 """A customer and a day."""
@@ -30,7 +28,6 @@ class Entry(msgspec.Struct, frozen=True):
     Attributes:
         under: the lease under which it is made.
         later: orders that are put off with it.
-        hurry: somebody waits for it.
 
     """
 
@@ -39,7 +36,6 @@ class Entry(msgspec.Struct, frozen=True):
     transfers: Sequence[Transfer] = ()
     under: Lease | None = None
     later: Sequence[Later] = ()
-    hurry: bool = True
 
     @property
     def size(self) -> int:

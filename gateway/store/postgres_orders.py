@@ -82,11 +82,9 @@ class PostgresOrders(PostgresBase):
         steps: Sequence[Step],
         under: Lease | None = None,
         later: Sequence[Later] = (),
-        *,
-        hurry: bool = True,
     ) -> list[Order | Failure]:
         """Take each order one transition further, and put off others."""
-        entry = Entry(steps=steps, under=under, later=later, hurry=hurry)
+        entry = Entry(steps=steps, under=under, later=later)
         return cast("list[Order | Failure]", await self._writer.do(entry))
 
     async def post(self, transfers: Sequence[Transfer]) -> list[bool]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from gateway.errors import StoreUnavailable
 from gateway.model import Kind, Order
-from gateway.store.page import MOMENTS, Entry, Found, Made, Needs, work_out
+from gateway.store.page import Entry, Found, Made, Needs, work_out
 from gateway.store.postgres_optimistic import Ids, PostgresAttempt, PostgresMemory, draw, unused
 from gateway.store.postgres_rows import Connection, plain, select
 from gateway.store.postgres_sets import GATES, sets
@@ -87,26 +87,18 @@ class Writer:
 
     def do(self, entry: Entry) -> asyncio.Future[Any]:
         """Do an operation in the next commit; the future resolves when it is durable."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._closed:
             future.set_exception(StoreUnavailable("the store is closed"))
             return future
         self._waiting.append((entry, future))
-        if entry.hurry:
-            self._begin()
-        else:
-            loop.call_later(MOMENTS, self._begin)
-        return future
-
-    def _begin(self) -> None:
-        if self._waiting and len(self._running) < self._many:
+        if len(self._running) < self._many:
             self._running.add(asyncio.create_task(self._run()))
+        return future
 
     async def close(self) -> None:
         """Commit what is waiting."""
         self._closed = True
-        self._begin()
         while self._running:
             await asyncio.wait(self._running)
 

@@ -22,7 +22,7 @@ import structlog
 
 from gateway.errors import ConfigError, LeaseLost, StoreUnavailable
 from gateway.store.optimistic import Memory
-from gateway.store.page import MOMENTS, Entry
+from gateway.store.page import Entry
 from gateway.store.sqlite_page import commit
 
 T = TypeVar("T")
@@ -187,7 +187,8 @@ class Rehearsal(Commits):
         """Do an operation in the next commit; the future resolves when it is done."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        loop.call_later(0 if _in_a_hurry(operation) else MOMENTS, self._turn)
+        if not self._waiting:
+            loop.call_soon(self._turn)
         self._waiting.append((operation, future))
         return future
 
@@ -209,7 +210,7 @@ class Writer(Commits):
     def __init__(self, db: apsw.Connection) -> None:
         super().__init__(db)
         self._waiting: queue.SimpleQueue[list[Waiting]] = queue.SimpleQueue()
-        self._gathered: dict[asyncio.AbstractEventLoop, list[Waiting]] = {}  # to be handed over
+        self._gathered: dict[asyncio.AbstractEventLoop, list[Waiting]] = {}  # in its turn
         self._left: list[Waiting] = []  # for the thread's next commit
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
@@ -223,13 +224,11 @@ class Writer(Commits):
             future.set_exception(StoreUnavailable("the store is closed"))
             return future
         # Each time that the thread is woken, it takes the interpreter from everybody else: once
-        # in a turn of the loop is enough, and what nobody waits for goes along with the next.
-        gathered = self._gathered.setdefault(loop, [])
-        if _in_a_hurry(operation):
+        # in a turn of the loop is enough.
+        if loop not in self._gathered:
+            self._gathered[loop] = []
             loop.call_soon(self._hand_over, loop)
-        elif not gathered:
-            loop.call_later(MOMENTS, self._hand_over, loop)
-        gathered.append((operation, future))
+        self._gathered[loop].append((operation, future))
         return future
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -271,10 +270,6 @@ class Writer(Commits):
                 loop.call_soon_threadsafe(_resolve, answers)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 log.debug("a commit outlived its event loop", operations=len(answers))
-
-
-def _in_a_hurry(operation: Operation) -> bool:
-    return not isinstance(operation, Entry) or operation.hurry
 
 
 def _resolve(answers: list[tuple["asyncio.Future[Any]", Any]]) -> None:
