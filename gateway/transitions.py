@@ -355,7 +355,7 @@ def corrected(
     transfers: Iterable[Transfer],
     at: int,
 ) -> Transition:
-    """A placed order gets another id than the wrong one it was given, or (empty) none for now.
+    """A placed order gets another id than the wrong one it was given, or (empty) none yet.
 
     What was reported under that was said of another order, so it is as it was when it was placed,
     and asked for at once. ``events``, ``transfers``: all of the order's, oldest first, which tell
