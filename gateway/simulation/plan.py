@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -85,44 +86,40 @@ def plan(seed: int, orders: int) -> Plan:
 
 def crowd(seed: int, orders: int) -> Plan:
     """Return a simulation of three processes, of whose orders most wait for their place."""
-    chance = random.Random(f"crowd {seed}")  # noqa: S311
-    panels = (chance.choice(sandbox.PANELS),)
-    services = _services(panels, chance)
-    file = _file(panels, services, chance)
-    file["providers"][panels[0]]["limits"] = {"concurrency": 1, "per_second": 1}
-    file["orders"] |= {"answer_within": "1s", "unavailable": "queue", "queue_for": "1h"}
-    config = _config(file, panels)
-    return Plan(
-        seed=seed,
-        orders=orders,
-        config=config,
-        other=config,
-        services={ours: row for ours, (row, _) in services.items()},
-        panels=panels,
-        opening=200_000_000,
-        processes=3,
-        spread=5.0,
+    few = {"concurrency": 1, "per_second": 1}
+    waits = {"answer_within": "1s", "unavailable": "queue", "queue_for": "1h"}
+    small = _small(f"crowd {seed}", limits=few, orders=waits)
+    return msgspec.structs.replace(
+        small, seed=seed, orders=orders, opening=200_000_000, processes=3, spread=5.0
     )
 
 
 def single(seed: int, orders: int = 1, *, crash_at: int, stops: bool = False) -> Plan:
     """Return a small simulation: one panel that does what it should, and one doom."""
-    chance = random.Random(f"single {seed}")  # noqa: S311
-    panels = (chance.choice(sandbox.PANELS),)
-    services = _services(panels, chance)
-    config = _config(_file(panels, services, chance), panels)
-    return Plan(
+    return msgspec.structs.replace(
+        _small(f"single {seed}"),
         seed=seed,
         orders=orders,
-        config=config,
-        other=config,
-        services={ours: row for ours, (row, _) in services.items()},
-        panels=panels,
         customers=1,
         spread=0.5,
         stops=float(stops),
         crash_at=crash_at,
     )
+
+
+def _small(
+    name: str, *, limits: Mapping[str, object] = {}, orders: Mapping[str, object] = {}
+) -> Plan:
+    """Return a simulation of one panel; what is said of its limits and of orders holds."""
+    chance = random.Random(name)  # noqa: S311
+    panels = (chance.choice(sandbox.PANELS),)
+    services = _services(panels, chance)
+    file = _file(panels, services, chance)
+    file["providers"][panels[0]]["limits"] |= limits
+    file["orders"] |= orders
+    config = _config(file, panels)
+    rows = {ours: row for ours, (row, _) in services.items()}
+    return Plan(seed=0, orders=1, config=config, other=config, services=rows, panels=panels)
 
 
 def _services(
