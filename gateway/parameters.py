@@ -63,15 +63,16 @@ def _body(content_type: str, body: bytes) -> dict[str, str]:
 def _form(text: bytes) -> dict[str, str]:
     if text.count(b"&") > MOST:
         raise CustomerError(ErrorText.INCORRECT_REQUEST)
-    if b"[" in text or b"%" in text or b"+" in text:
-        parts = (part.partition(b"=") for part in text.split(b"&") if part)
-        return _gathered((_unescaped(name), _unescaped(value)) for name, _, value in parts)
-    # Most forms are as they look.
-    found = {}
-    for part in _unescaped(text).split("&"):
+    pairs = []
+    for part in _text_of(text).split("&"):
         if part:
-            name, _, found[name] = part.partition("=")
-    return found
+            name, _, value = part.partition("=")
+            # Most parts are as they look.
+            if "%" in part or "+" in part:
+                name, value = _unescaped(name), _unescaped(value)
+            pairs.append((name, value))
+    # Only with one of these can there be a bracket in a name.
+    return _gathered(pairs) if b"[" in text or b"%5" in text else dict(pairs)
 
 
 def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -88,13 +89,14 @@ def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return found
 
 
-def _unescaped(text: bytes) -> str:
+def _unescaped(text: str) -> str:
+    # The commas of a long list at once; no other escape can begin in one, or end.
+    return _text_of(unquote_to_bytes(text.replace("+", " ").replace("%2C", ",")))
+
+
+def _text_of(sent: bytes) -> str:
     try:
-        if b"%" in text or b"+" in text:
-            # The commas of a long list at once; no other escape can begin in one, or end.
-            text = text.replace(b"+", b" ").replace(b"%2C", b",")
-            return unquote_to_bytes(text).decode()
-        return text.decode()
+        return sent.decode()
     except UnicodeDecodeError:
         raise CustomerError(ErrorText.INCORRECT_REQUEST) from None
 
