@@ -189,10 +189,9 @@ class Endpoint:
         self, head: Head, customer: Customer | None, answer: Awaitable[Answer]
     ) -> Answer:
         """Wait for an answer; what is logged meanwhile says of which request it is."""
+        whose = {"customer": customer.id} if customer else {}
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=self._request_id(head))
-        if customer:
-            structlog.contextvars.bind_contextvars(customer=customer.id)
+        structlog.contextvars.bind_contextvars(request_id=self._request_id(head), **whose)
         try:
             return await answer
         except Exception as trouble:  # noqa: BLE001  # it is looked at

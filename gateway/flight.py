@@ -52,6 +52,24 @@ class Flight:
         """The provider that it has turned to."""
         return self.admission.line.name if self.admission else ""
 
+    async def landed(self, until: float) -> None:
+        """Wait for its end, but no longer than until then, on the event loop's clock."""
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+
+        def end(_: object = None) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        # What ``asyncio.wait`` does for one task alone, at a fifth of its cost.
+        timer = loop.call_at(until, end)
+        self.task.add_done_callback(end)
+        try:
+            await over
+        finally:
+            timer.cancel()
+            self.task.remove_done_callback(end)
+
     def turn_away(self, *, taken: bool = False, unused: bool = False) -> None:
         """Give up what it has taken up; see ``Admission.end``."""
         if self.admission:

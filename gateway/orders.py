@@ -182,8 +182,7 @@ class Orders:
         self, customer: Customer, claim: Claim | None, flight: Flight, deadline: float
     ) -> int:
         """Wait for a flight's end until the deadline; after it the order goes on without us."""
-        left = deadline - asyncio.get_running_loop().time()
-        await asyncio.wait({flight.task}, timeout=max(left, 0))
+        await flight.landed(deadline)
         return await self._answer(customer, claim, flight.order)
 
     async def _repeated(
