@@ -75,18 +75,15 @@ class Books:
             balances[target] -= transfer.amount
             del self._posted[transfer.key]
 
-    def moved(self) -> dict[tuple[Owner, Kind], int]:
-        """Return by how much each account that was touched has changed."""
-        alike: dict[tuple[str, str, Code], int] = {}
+    def moved(self) -> dict[tuple[Kind, str, str], int]:
+        """Return by how much each account that was touched has changed: kind, owner, currency."""
+        sums: dict[tuple[Kind, str, str], int] = {}
         for one in self.transfers:
-            move = (one.owner, one.currency, one.code)
-            alike[move] = alike.get(move, 0) + one.amount
-        sums: dict[tuple[Owner, Kind], int] = {}
-        for (name, currency, code), amount in alike.items():
-            owner = (name, currency)
-            source, target = MOVES[code]
-            sums[owner, source] = sums.get((owner, source), 0) - amount
-            sums[owner, target] = sums.get((owner, target), 0) + amount
+            source, target = MOVES[one.code]
+            owner, currency, amount = one.owner, one.currency, one.amount
+            less, more = (source, owner, currency), (target, owner, currency)
+            sums[less] = sums.get(less, 0) - amount
+            sums[more] = sums.get(more, 0) + amount
         return sums
 
     def _move(self, balances: dict[Kind, int], transfer: Transfer) -> None:

@@ -6,17 +6,16 @@ grounds, and written under guards by which all of it is written or nothing. What
 like that is left to those who look.
 """
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gateway.errors import ErrorText
 from gateway.model import Order
-from gateway.store import Placed
+from gateway.store import Placed, Placement
 from gateway.store.page import Entry, Found, Page
 
 REMEMBERED = 5000
-"""Orders that are remembered, those that were written last."""
+"""Orders that are remembered at most, half of them for sure: those that were written last."""
 
 
 class Memory:
@@ -28,35 +27,42 @@ class Memory:
     """
 
     def __init__(self) -> None:
-        self.orders: OrderedDict[int, Order] = OrderedDict()
+        self._orders: dict[int, Order] = {}
+        self._older: dict[int, Order] = {}  # unless they are among those
         self.short: set[int] = set()
 
-    def remember(self, order: Order) -> None:
-        """Remember an order as it is now."""
-        self.orders[order.id] = order
-        self.orders.move_to_end(order.id)
-        if len(self.orders) > REMEMBERED:
-            self.orders.popitem(last=False)
+    def get(self, order: int) -> Order | None:
+        """Return an order as it was written last, if it is remembered."""
+        return self._orders.get(order) or self._older.get(order)
+
+    def remember(self, orders: Mapping[int, Order]) -> None:
+        """Remember orders as they are now."""
+        self._orders |= orders
+        if len(self._orders) > REMEMBERED // 2:
+            self._orders, self._older = {}, self._orders
+
+    def forget(self, orders: Iterable[int]) -> None:
+        """Forget orders that may be otherwise."""
+        for order in orders:
+            self._orders.pop(order, None)
+            self._older.pop(order, None)
 
     def clear(self) -> None:
         """Forget all orders: what was written last was not."""
-        self.orders.clear()
+        self._orders, self._older = {}, {}
 
     def learn(self, entry: Entry, outcomes: Sequence[Any]) -> None:
         """Remember what an operation has come to."""
-        for later in entry.later:
-            self.orders.pop(later.order, None)
+        self.forget(later.order for later in entry.later)
         if entry.steps:
-            for order in outcomes:
-                if isinstance(order, Order):
-                    self.remember(order)
-        elif entry.placements:
-            for new, placed in zip(entry.placements, outcomes, strict=True):
-                if isinstance(placed, Placed):
-                    self.remember(placed.order)
-                    self.short.discard(new.customer)
-                elif placed is ErrorText.NOT_ENOUGH_FUNDS:
-                    self.short.add(new.customer)
+            self.remember({one.id: one for one in outcomes if isinstance(one, Order)})
+            return
+        for new, placed in zip(entry.placements, outcomes, strict=False):
+            if isinstance(placed, Placed):
+                self.remember({placed.order.id: placed.order})
+                self.short.discard(new.customer)
+            elif placed is ErrorText.NOT_ENOUGH_FUNDS:
+                self.short.add(new.customer)
 
 
 class Attempt:
@@ -64,53 +70,66 @@ class Attempt:
 
     Attributes:
         entries: those that are tried, by their places in the list.
-        found: what it is worked out on. Whoever writes it puts ids for ``new`` orders there, and
+        placements: the new orders of these.
+        found: what it is worked out on. Whoever writes it puts ids for new orders there, and
             reads the orders that are ``unknown``.
+        page: what is written, once that is worked out.
 
     """
+
+    page: Page
 
     def __init__(self, entries: Sequence[Entry], memory: Memory) -> None:
         self._memory = memory
         self.entries = {place: entry for place, entry in enumerate(entries) if self._hopeful(entry)}
-        steps = [step for entry in self.entries.values() for step in entry.steps]
-        self._steps = {step.order for step in steps}
-        self.new = sum([len(entry.placements) for entry in self.entries.values()])
-        orders = {step.order: step.seen for step in steps if step.seen}
-        for order in self._steps & memory.orders.keys():
-            known = memory.orders[order]
-            if order not in orders or orders[order].version < known.version:
-                orders[order] = known
-        self.unknown = self._steps - orders.keys()
-        leases = (entry.under for entry in self.entries.values() if entry.under)
-        fences = {lease.name: lease.fence for lease in leases}
-        self.found = Found(optimistic=True, orders=orders, fences=fences)
+        self.placements: list[Placement] = []
+        self.unknown: set[int] = set()
+        self.found = found = Found(optimistic=True)
+        for entry in self.entries.values():
+            self.placements += entry.placements
+            if entry.under:
+                found.fences[entry.under.name] = entry.under.fence
+            for step in entry.steps:
+                known, seen = memory.get(step.order), step.seen
+                if known is None or (seen and seen.version >= known.version):
+                    known = seen
+                if known:
+                    found.orders[step.order] = known
+                else:
+                    self.unknown.add(step.order)
 
     def __bool__(self) -> bool:
         return bool(self.entries)
 
+    def remember(self) -> None:
+        """Remember what was written."""
+        self._memory.forget([later.order for later in self.page.later])
+        self._memory.remember(self.page.changed)
+
     def forget(self) -> None:
         """Forget what it was worked out on; nothing of it was written."""
-        for order in self._steps:
-            self._memory.orders.pop(order, None)
+        self._memory.forget(self.found.orders)
 
-    def work_out(self) -> tuple[Page, dict[int, list[Any]]]:
+    def work_out(self) -> dict[int, list[Any]]:
         """Go through the entries until only such are left as can be written.
 
-        Returns the page of these, and their outcomes by their places in the list.
+        Returns the outcomes of these by their places in the list.
         """
         places = list(self.entries)
         while True:
-            page = Page(self.found)
+            self.page = page = Page(self.found)
             outcomes = {}
             for place in places:
+                before = page.changes
                 try:
                     made = page.do(self.entries[place])
                 except Exception:  # noqa: BLE001, S112  # those who look will find the same
                     continue
-                if page.missing() is None and self._certain(made):
+                # Of what changes nothing nobody knows if it is so.
+                if page.changes - before == len(made) and page.missing() is None:
                     outcomes[place] = made
             if len(outcomes) == len(places):
-                return page, outcomes
+                return outcomes
             places = list(outcomes)
 
     def _hopeful(self, entry: Entry) -> bool:
@@ -119,13 +138,3 @@ class Attempt:
             if new.cap is not None or new.customer in self._memory.short:
                 return False
         return not entry.transfers
-
-    def _certain(self, outcomes: Sequence[Any]) -> bool:
-        """Tell whether all of it is written; of what is not written nobody knows if it is so."""
-        for outcome in outcomes:
-            if isinstance(outcome, Placed):
-                if not outcome.fresh:
-                    return False
-            elif not isinstance(outcome, Order) or outcome is self.found.orders.get(outcome.id):
-                return False
-        return True

@@ -139,7 +139,14 @@ class Written(msgspec.Struct):
 
 
 class Page:
-    """What becomes of everything that was found, entry by entry."""
+    """What becomes of everything that was found, entry by entry.
+
+    Attributes:
+        changed: the orders that are written, as they are then.
+        changes: how many placements and steps have come to something.
+        later: what is put off unless something changes it.
+
+    """
 
     def __init__(self, found: Found) -> None:
         self._found = found
@@ -149,9 +156,10 @@ class Page:
         self._spent = dict(found.spending)
         self._ids = iter(found.ids)
         self._books = OptimisticBooks() if found.optimistic else Books(found.accounts, found.posted)
-        self._changed: dict[int, Order] = {}
+        self.changed: dict[int, Order] = {}
+        self.changes = 0
         self._events: list[Event] = []
-        self._later: list[Later] = []
+        self.later: list[Later] = []
         self._freed: set[int] = set()
         self._spending: dict[Spending, int] = {}
         self._needs = Needs()
@@ -160,11 +168,11 @@ class Page:
         """Return an operation's outcomes; what it raises leaves the page half written."""
         if entry.under and self._found.fences.get(entry.under.name) != entry.under.fence:
             raise LeaseLost(f"{entry.under.name} is done by somebody else by now")
-        self._later += entry.later
+        self.later += entry.later
         if entry.placements:
-            return [self._place(new) for new in entry.placements]
+            return list(map(self._place, entry.placements))
         if entry.steps:
-            return [self._advance(step) for step in entry.steps]
+            return list(map(self._advance, entry.steps))
         try:
             return [self._books.post(transfer) for transfer in entry.transfers]
         except NoFunds:
@@ -184,7 +192,7 @@ class Page:
         return Needs(
             keys={one.key for one in self._books.transfers},
             upstream={
-                (one.provider, one.upstream_id) for one in self._changed.values() if one.upstream_id
+                (one.provider, one.upstream_id) for one in self.changed.values() if one.upstream_id
             },
         )
 
@@ -226,10 +234,11 @@ class Page:
         if order is None:
             return Failure.NO_ORDER
         done = (id(step), id(order))
-        if done not in self._found.results:
+        made: tuple[Change | None, Order] | None = self._found.results.get(done)
+        if made is None:
             # With the order, so that no other one gets its address.
-            self._found.results[done] = (step.change(order), order)
-        change: Change | None = self._found.results[done][0]
+            made = self._found.results[done] = (step.change(order), order)
+        change = made[0]
         if change is None:
             return order
         return self._write(order, change) or change.order
@@ -249,7 +258,8 @@ class Page:
             return Failure.NO_FUNDS
         if order.upstream_id:
             self._upstream[theirs] = order.id
-        self._orders[order.id] = self._changed[order.id] = order
+        self._orders[order.id] = self.changed[order.id] = order
+        self.changes += 1
         if change.event:
             self._events.append(change.event)
         if change.frees:
@@ -274,17 +284,18 @@ class Page:
     def written(self) -> Written:
         """Return what this page writes."""
         written = Written(self._books.transfers, self._events)
-        for order in self._changed.values():
-            before = self._found.orders.get(order.id)
+        found = self._found
+        for order in self.changed.values():
+            before = found.orders.get(order.id)
             if before is None:
                 written.placed.append(order)
             else:
                 written.advanced.append((before, order))
-        for (owner, kind), amount in sorted(self._books.moved().items()):
-            there = self._found.optimistic or kind in self._found.accounts[owner]
-            (written.moved if there else written.opened).append((kind, *owner, amount))
+        for (kind, owner, currency), amount in self._books.moved().items():
+            there = found.optimistic or kind in found.accounts[owner, currency]
+            (written.moved if there else written.opened).append((kind, owner, currency, amount))
         written.spent += [(*day, amount) for day, amount in self._spending.items() if amount]
-        written.later = [one for one in self._later if one.order not in self._changed]
+        written.later = [one for one in self.later if one.order not in self.changed]
         self._write_claims(written)
         return written
 

@@ -70,31 +70,32 @@ class PostgresAttempt(Attempt):
     def __init__(self, entries: Sequence[Entry], memory: PostgresMemory) -> None:
         super().__init__(entries, memory)
         self._ids = memory.ids
-        self.found.ids = memory.ids.take(self.new)
+        self._new = len(self.placements)
+        self.found.ids = memory.ids.take(self._new)
 
     async def __call__(self, db: Connection) -> dict[int, list[Any]]:
         """Return what became of the operations that were written, by their places in the list."""
         if self.unknown:
             rows = await db.fetch(_ORDERS, list(self.unknown))
             self.found.orders |= {order.id: order for order in things(Order, rows)}
-        await draw(db, self.found.ids, self.new)
-        page, outcomes = self.work_out()
+        await draw(db, self.found.ids, self._new)
+        outcomes = self.work_out()
         if not outcomes:
             return outcomes
         leases = (self.entries[place].under for place in outcomes)
-        written = page.written()
+        written = self.page.written()
         parts = sets(written, {lease for lease in leases if lease})
         if not parts:
             return outcomes
         ahead = len(written.placed) if self._ids.busy else 0
         statement = parts.statement(_DRAW.format(len(parts.bindings) + 1))
         drawn = await db.fetchval(statement, *parts.bindings, ahead)
-        if self.new:
+        if self._new:
             self._ids.put([*drawn, *unused(self.found.ids, written.placed)])
         return outcomes
 
     def give_up(self) -> None:
         """Forget what it was worked out on; nothing of it was written."""
         self.forget()
-        if self.new:
+        if self._new:
             self._ids.put(self.found.ids)

@@ -107,7 +107,11 @@ class Writer:
         try:
             while batch := self._take():
                 if batch := await self._try(batch):
-                    self._tell(batch, await self._commit([entry for entry, _ in batch]))
+                    results = await self._commit([entry for entry, _ in batch])
+                    for (entry, _), result in zip(batch, results, strict=True):
+                        if not isinstance(result, BaseException):
+                            self.memory.learn(entry, result)
+                    self._tell(batch, results)
         finally:
             # At once: whoever comes in the moment in which it ends would wait for it in vain.
             self._running.discard(lane)
@@ -125,13 +129,13 @@ class Writer:
         except Exception:  # noqa: BLE001  # if it is more than that, it will come up again
             attempt.give_up()
             return batch
+        attempt.remember()
         self._tell([batch[place] for place in outcomes], list(outcomes.values()))
         return [one for place, one in enumerate(batch) if place not in outcomes]
 
-    def _tell(self, batch: list[Waiting], results: list[Any]) -> None:
-        for (entry, future), result in zip(batch, results, strict=True):
-            if not isinstance(result, BaseException):
-                self.memory.learn(entry, result)
+    @staticmethod
+    def _tell(batch: list[Waiting], results: list[Any]) -> None:
+        for (_, future), result in zip(batch, results, strict=True):
             if future.done():
                 continue  # whoever waited has given up
             if isinstance(result, BaseException):

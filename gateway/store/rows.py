@@ -51,11 +51,24 @@ def _as_text(value: Decimal | None) -> str | None:
     return None if value is None else f"{value:f}"
 
 
-def to_row(thing: msgspec.Struct) -> list[Value]:
+def to_row(thing: msgspec.Struct) -> Sequence[Value]:
     """Return all fields of a thing as a row."""
-    row: list[Any] = list(astuple(thing))
-    for at, write in _written(type(thing)).items():
-        row[at] = write(row[at])
+    return row_of(type(thing))(thing)
+
+
+@cache
+def row_of(kind: type[msgspec.Struct]) -> Callable[[Any], Sequence[Value]]:
+    """Return what makes rows of things of a kind."""
+    written = tuple(_written(kind).items())
+    if not written:
+        return astuple
+
+    def row(thing: msgspec.Struct) -> list[Value]:
+        cells: list[Any] = list(astuple(thing))
+        for at, write in written:
+            cells[at] = write(cells[at])
+        return cells
+
     return row
 
 

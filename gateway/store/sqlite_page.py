@@ -3,7 +3,7 @@
 Nobody else writes meanwhile, for the transaction has begun: what was read stays so.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,7 +13,7 @@ from gateway.model import Event, Kind, Order, Transfer
 from gateway.store import Placement, Row
 from gateway.store.optimistic import Attempt, Memory
 from gateway.store.page import DAY, Entry, Found, Made, Needs, Page, Written, work_out
-from gateway.store.rows import changed, from_row, to_row
+from gateway.store.rows import changed, from_row, row_of
 from gateway.store.sqlite_rows import AMONG, among, insert, read, select
 
 ORDER = select(Order, "orders", "id = ?")
@@ -29,8 +29,9 @@ _UPSTREAM = (
 _LAST_ID = "SELECT value FROM counters WHERE name = 'order'"
 _COUNT = "UPDATE counters SET value = max(value, ?) WHERE name = 'order'"
 
-_PLACE, _NOTE = insert(Order, "orders"), insert(Event, "events")
-_POST = insert(Transfer, "transfers")
+_PLACE, _order = insert(Order, "orders"), row_of(Order)
+_NOTE, _event = insert(Event, "events"), row_of(Event)
+_POST, _transfer = insert(Transfer, "transfers"), row_of(Transfer)
 _MOVE = (
     "UPDATE accounts SET balance = balance + ?4 WHERE kind = ?1 AND owner = ?2 AND currency = ?3"
 )
@@ -58,29 +59,27 @@ def commit(
     without a look, unless ``look`` says so: that is what the caller repeats it with when it raises
     ``ConstraintError``. When it is rolled back, the memory is wrong.
     """
-    attempt = Attempt(() if look else entries, memory)
-    written: dict[int, Any] = _try(db, attempt) if attempt else {}
-    if left := [place for place in range(len(entries)) if place not in written]:
+    written: dict[int, Any] = {} if look else _try(db, Attempt(entries, memory))
+    if len(written) < len(entries):
+        left = [place for place in range(len(entries)) if place not in written]
         looked = _look(db, [entries[place] for place in left], look=look)
-        written |= zip(left, looked, strict=True)
-    outcomes = [written[place] for place in range(len(entries))]
-    for entry, outcome in zip(entries, outcomes, strict=True):
-        if not isinstance(outcome, Exception):
-            memory.learn(entry, outcome)
-    return outcomes
+        for place, outcomes in zip(left, looked, strict=True):
+            written[place] = outcomes
+            if not isinstance(outcomes, Exception):
+                memory.learn(entries[place], outcomes)
+    return [written[place] for place in range(len(entries))]
 
 
 def _try(db: apsw.Connection, attempt: Attempt) -> dict[int, list[Any]]:
     """Write what can be written without a look; returns its outcomes, by places in the list."""
-    found = attempt.found
-    entries = attempt.entries.values()
-    _read_fences(db, found, entries)
-    if attempt.unknown:
-        _read_orders(db, found, attempt.unknown)
-    _read_new(db, found, [new for entry in entries for new in entry.placements])
-    page, outcomes = attempt.work_out()
-    if outcomes:
-        _write(db, page.written())
+    if not attempt:
+        return {}
+    _read_fences(db, attempt.found, attempt.found.fences)
+    _read_orders(db, attempt.found, attempt.unknown)
+    _read_new(db, attempt.found, attempt.placements)
+    if outcomes := attempt.work_out():
+        _write(db, attempt.page.written())
+        attempt.remember()
     return outcomes
 
 
@@ -107,7 +106,7 @@ def _worked_out(
 def _read(db: apsw.Connection, entries: Sequence[Entry]) -> Found:
     """Read what is surely needed, and the accounts of all that are named."""
     found = Found()
-    _read_fences(db, found, entries)
+    _read_fences(db, found, {entry.under.name for entry in entries if entry.under})
     _read_orders(db, found, {step.order for entry in entries for step in entry.steps})
     placements = [new for entry in entries for new in entry.placements]
     _read_new(db, found, placements)
@@ -121,9 +120,9 @@ def _read(db: apsw.Connection, entries: Sequence[Entry]) -> Found:
     return found
 
 
-def _read_fences(db: apsw.Connection, found: Found, entries: Iterable[Entry]) -> None:
-    if leases := {entry.under.name for entry in entries if entry.under}:
-        found.fences = dict(db.executemany(_FENCE, [(name,) for name in leases]))
+def _read_fences(db: apsw.Connection, found: Found, names: Collection[str]) -> None:
+    if names:
+        found.fences = dict(db.executemany(_FENCE, [(name,) for name in names]))
 
 
 def _read_orders(db: apsw.Connection, found: Found, ids: Collection[int]) -> None:
@@ -173,36 +172,38 @@ def _write(db: apsw.Connection, written: Written) -> None:
     """Write a page; raises ``Otherwise`` where something is not as it was found."""
     before = db.total_changes()
     rows = 0
-
-    def each(statement: str, sets: Sequence[Row]) -> None:
-        nonlocal rows
+    for statement, sets in _statements(written):
         if sets:
             rows += len(sets)
             db.executemany(statement, sets)
-
-    if written.placed:
-        each(_COUNT, [(max(order.id for order in written.placed),)])
-        each(_PLACE, [to_row(order) for order in written.placed])
-    updates: dict[tuple[str, ...], list[Row]] = {}
-    for old, order in written.advanced:
-        fields = changed(old, order)
-        row = [*fields.values(), old.id, old.version, old.poll_at]
-        updates.setdefault(tuple(fields), []).append(row)
-    for names, changes in updates.items():
-        each(_advance(names), changes)
-    each(_POST, [to_row(transfer) for transfer in written.transfers])
-    each(_NOTE, [to_row(event) for event in written.events])
-    each(_MOVE, written.moved)
-    each(_OPEN, written.opened)
-    each(_SPEND, written.spent)
-    each(_CLAIM, written.claimed)
-    each(_RECLAIM, [row[:-1] for row in written.reclaimed])
     if db.total_changes() - before != rows:
         raise Otherwise("something is not as it is remembered")
     if written.later:
         db.executemany(_PUT_OFF, written.later)
     if written.freed:
         db.executemany(_FREE, [(order,) for order in written.freed])
+
+
+def _statements(written: Written) -> Iterator[tuple[str, Sequence[Row]]]:
+    """Go through what is to change exactly as many rows as it has."""
+    if placed := written.placed:
+        yield _COUNT, [(max([order.id for order in placed]),)]
+        yield _PLACE, [_order(order) for order in placed]
+    if written.advanced:
+        updates: dict[tuple[str, ...], list[Row]] = {}
+        for old, order in written.advanced:
+            fields = changed(old, order)
+            row = [*fields.values(), old.id, old.version, old.poll_at]
+            updates.setdefault(tuple(fields), []).append(row)
+        for names, changes in updates.items():
+            yield _advance(names), changes
+    yield _POST, [_transfer(transfer) for transfer in written.transfers]
+    yield _NOTE, [_event(event) for event in written.events]
+    yield _MOVE, written.moved
+    yield _OPEN, written.opened
+    yield _SPEND, written.spent
+    yield _CLAIM, written.claimed
+    yield _RECLAIM, [row[:-1] for row in written.reclaimed]
 
 
 @cache
