@@ -138,21 +138,16 @@ def movements(before: Order | None, after: Order, at: int) -> tuple[Transfer, ..
     due += restore - capture
     hold += capture - restore
     amounts = (hold, capture, restore, -hold, due, -due, bought, -bought)
-    moves = zip(_TURNS, amounts)  # noqa: B905  # both are written here
-    return tuple([_transfer(after, code, amount, at) for code, amount in moves if amount > 0])
-
-
-def _transfer(order: Order, code: Code, amount: int, at: int) -> Transfer:
-    theirs = code in _THEIRS
-    return Transfer(
-        key=f"order/{order.id}/{order.version}/" + code,
-        code=code,
-        owner=order.provider if theirs else str(order.customer),
-        amount=amount,
-        currency=order.cost_currency if theirs else order.currency,
-        order=order.id,
-        at=at,
-    )
+    key = f"order/{after.id}/{after.version}/"
+    moved = []
+    for code, amount in zip(_TURNS, amounts):  # noqa: B905  # both are written here
+        if amount > 0:
+            theirs = code in _THEIRS
+            owner = after.provider if theirs else str(after.customer)
+            currency = after.cost_currency if theirs else after.currency
+            # By position: by name it takes as long as all else of a transfer.
+            moved.append(Transfer(key + code, code, owner, amount, currency, after.id, at))
+    return tuple(moved)
 
 
 def cost_when_placed(transfers: Iterable[Transfer]) -> int:
