@@ -19,7 +19,7 @@ from gateway.store.offers import (
     rate_changes,
 )
 from gateway.store.postgres_base import Look, PostgresBase, hold
-from gateway.store.postgres_rows import Connection, Row, Sets, select, things, types
+from gateway.store.postgres_rows import Connection, Part, Row, Sets, select, things, types
 from gateway.store.rows import columns, listed, to_row, to_value
 
 _OFFER = {"provider": "text", **types(Offer)}
@@ -28,23 +28,26 @@ _SAVE = f"""
     ON CONFLICT (provider, id) DO UPDATE SET
     {", ".join(f'"{name}" = excluded."{name}"' for name in types(Offer))}, gone_at = NULL
 """
+_SAVED = Part("saved", _SAVE, _OFFER)
 _GO = """
     UPDATE offers SET gone_at = new.at FROM {new}
     WHERE (offers.provider, offers.id) = (new.provider, new.id)
 """
-_GONE = {"at": "bigint", "provider": "text", "id": "text"}
-_HELD = types(Held)
+_GONE = Part("went", _GO, {"at": "bigint", "provider": "text", "id": "text"})
+_QUARANTINE = types(Held)
 _HOLD = f"""
-    INSERT INTO quarantine ({listed(tuple(_HELD))}) SELECT * FROM {{new}}
+    INSERT INTO quarantine ({listed(tuple(_QUARANTINE))}) SELECT * FROM {{new}}
     ON CONFLICT (provider, offer) DO UPDATE SET
-    {", ".join(f'"{name}" = excluded."{name}"' for name in _HELD)}
+    {", ".join(f'"{name}" = excluded."{name}"' for name in _QUARANTINE)}
 """
+_HELD = Part("held", _HOLD, _QUARANTINE)
 _CHANGE = types(OfferChange)
 _REMEMBER = f"""
     INSERT INTO changes ({listed(tuple(_CHANGE))}) SELECT * FROM {{new}}
     ON CONFLICT (at, provider, offer, kind) DO UPDATE SET
     before = excluded.before, after = excluded.after
 """
+_REMEMBERED = Part("remembered", _REMEMBER, _CHANGE)
 _FOR_SALE = (
     "gone_at IS NULL AND NOT EXISTS (SELECT FROM quarantine AS held "
     "WHERE held.provider = offers.provider AND held.offer = offers.id AND held.paused)"
@@ -54,6 +57,7 @@ _KEEP = """
     INSERT INTO exchange_rates (currency, rate, at) SELECT currency, rate, at FROM {new}
     ON CONFLICT (currency) DO UPDATE SET rate = excluded.rate, at = excluded.at
 """
+_KEPT = Part("kept", _KEEP, {"currency": "text", "rate": "text", "at": "bigint"})
 _OFFERED_AT = "SELECT id, rate FROM offers WHERE provider = $1 AND gone_at IS NULL"
 _EDITION = "SELECT edition FROM editions WHERE provider = $1"
 _LOCK = "SELECT FROM quarantine WHERE provider = $1 FOR UPDATE"
@@ -158,7 +162,7 @@ class PostgresOffers(PostgresBase):
         async def run(db: Connection) -> None:
             await hold(db, under)
             sets = Sets()
-            sets.add("held", _HOLD, _HELD, [to_row(held)])
+            sets.add(_HELD, [to_row(held)])
             await db.fetchval(sets.statement(), *sets.bindings)
 
         await self._transact(run)
@@ -203,8 +207,8 @@ class PostgresOffers(PostgresBase):
             changes = rate_changes(_rates(await db.fetch(_RATES)), rates, oldest, at)
             sets = Sets()
             rows = [(one, f"{rate:f}", at) for one, rate in rates.items()]
-            sets.add("kept", _KEEP, {"currency": "text", "rate": "text", "at": "bigint"}, rows)
-            sets.add("remembered", _REMEMBER, _CHANGE, [to_row(one) for one in changes])
+            sets.add(_KEPT, rows)
+            sets.add(_REMEMBERED, [to_row(one) for one in changes])
             if sets:
                 await db.fetchval(sets.statement(), *sets.bindings)
             await db.execute("UPDATE exchange_rates SET at = 0 WHERE at < $1", oldest)
@@ -247,10 +251,10 @@ def _select(where: str) -> str:
 def _differences(provider: str, found: Sequence[Difference], at: int) -> Sets:
     sets = Sets()
     saved = [offer_row(provider, one.offer) for one in found if one.offer]
-    sets.add("saved", _SAVE, _OFFER, saved)
-    sets.add("went", _GO, _GONE, [(at, provider, one.id) for one in found if one.offer is None])
+    sets.add(_SAVED, saved)
+    sets.add(_GONE, [(at, provider, one.id) for one in found if one.offer is None])
     changes = [astuple(change) for one in found for change in one.changes]
-    sets.add("remembered", _REMEMBER, _CHANGE, changes)
+    sets.add(_REMEMBERED, changes)
     return sets
 
 
@@ -286,8 +290,8 @@ async def _replace(
     await db.execute("DELETE FROM quarantine WHERE provider = $1", provider)
     changes = pauses(provider, before, [one.offer for one in held if one.paused], at)
     sets = Sets()
-    sets.add("held", _HOLD, _HELD, [to_row(one) for one in held])
-    sets.add("remembered", _REMEMBER, _CHANGE, [astuple(one) for one in changes])
+    sets.add(_HELD, [to_row(one) for one in held])
+    sets.add(_REMEMBERED, [astuple(one) for one in changes])
     if sets:
         await db.fetchval(sets.statement(), *sets.bindings)
     return changes

@@ -19,7 +19,7 @@ from gateway.store import (
 )
 from gateway.store.page import Entry, Made, repeated
 from gateway.store.postgres_base import PostgresBase, hold
-from gateway.store.postgres_rows import Connection, Sets, plain, select, things, types
+from gateway.store.postgres_rows import Connection, Part, Sets, plain, select, things, types
 from gateway.store.rows import CORRECTED, HEARD, columns, from_row, listed, to_row
 
 _WORD = (
@@ -60,11 +60,13 @@ _ADD_REFILL = (
     f"INSERT INTO refills ({listed(columns(Refill)[1:])}) "
     f"VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {listed(columns(Refill))}"
 )
-_SET_REFILL = {name: _REFILL[name] for name in ("id", "upstream_id", "status", "poll_at")}
+_SETTABLE = {name: _REFILL[name] for name in ("id", "upstream_id", "status", "poll_at")}
 
-_SET_REFILLS = (
+_SET_REFILLS = Part(
+    "set",
     "UPDATE refills SET upstream_id = new.upstream_id, status = new.status, poll_at = new.poll_at "
-    "FROM {new} WHERE refills.id = new.id"
+    "FROM {new} WHERE refills.id = new.id",
+    _SETTABLE,
 )
 
 
@@ -240,7 +242,7 @@ class PostgresOrders(PostgresBase):
         """Write refills as they are now."""
         rows = [(one.id, one.upstream_id, one.status, one.poll_at) for one in refills]
         sets = Sets()
-        sets.add("set", _SET_REFILLS, _SET_REFILL, rows)
+        sets.add(_SET_REFILLS, rows)
 
         async def run(db: Connection) -> None:
             await hold(db, under)

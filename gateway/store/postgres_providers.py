@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gateway.store import Lease, Reading, Sighting
 from gateway.store.postgres_base import PostgresBase, hold
-from gateway.store.postgres_rows import Connection, Sets, select, things, types
+from gateway.store.postgres_rows import Connection, Part, Sets, select, things, types
 from gateway.store.rows import columns, to_row
 
 KEPT_READINGS = 30 * 24 * 3600 * 1000
@@ -21,6 +21,7 @@ _SIGHT = f"""
     {", ".join(f'"{name}" = coalesce(new."{name}", sightings."{name}")' for name in _SEEN)}
     FROM {{new}} WHERE sightings.provider = new.provider
 """
+_SIGHTED = Part("seen", _SIGHT, _SEEN)
 _MEET = (
     "INSERT INTO sightings (provider) SELECT name FROM unnest($1::text[]) AS name ORDER BY name "
     "ON CONFLICT DO NOTHING"
@@ -29,6 +30,7 @@ _READ = f"""
     INSERT INTO readings SELECT * FROM {{new}} ON CONFLICT (provider, asked_at) DO UPDATE SET
     {", ".join(f'"{name}" = excluded."{name}"' for name in columns(Reading)[2:])}
 """
+_REMEMBERED = Part("remembered", _READ, types(Reading))
 _LAST = "SELECT text FROM configurations ORDER BY id DESC LIMIT 1"
 _LEASE = """
     INSERT INTO leases SELECT name, $2, 1, $4 FROM unnest($1::text[]) AS name
@@ -60,7 +62,7 @@ class PostgresProviders(PostgresBase):
             seen[one.provider] = [old if new is None else new for new, old in pairs]
         rows = [seen[provider] for provider in sorted(seen)]
         sets = Sets()
-        sets.add("seen", _SIGHT, _SEEN, rows)
+        sets.add(_SIGHTED, rows)
 
         async def run(db: Connection) -> None:
             await db.execute(_MEET, list(seen))
@@ -91,7 +93,7 @@ class PostgresProviders(PostgresBase):
     async def add_reading(self, reading: Reading, under: Lease | None = None) -> None:
         """Remember a balance, and forget those of long ago."""
         sets = Sets()
-        sets.add("remembered", _READ, types(Reading), [to_row(reading)])
+        sets.add(_REMEMBERED, [to_row(reading)])
 
         async def run(db: Connection) -> None:
             await hold(db, under)

@@ -1,6 +1,8 @@
 """Between lists of things and sets of rows, on PostgreSQL."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import count
 from typing import Any, TypeVar, get_type_hints
 
 import msgspec
@@ -50,6 +52,32 @@ def plain(text: str) -> str:
     return text.replace(NUL, INSTEAD)
 
 
+class Part:
+    """A part of a statement that writes a set of rows, in this order of columns and of types.
+
+    Args:
+        statement: finds the rows in ``{new}``.
+        every: unless it returns a row for each of them, nothing of the whole is written.
+
+    """
+
+    def __init__(
+        self, name: str, statement: str, kinds: Mapping[str, str], *, every: bool = False
+    ) -> None:
+        cells = ", ".join(
+            f'{_READ.get(kind, "({})::" + kind).format(f"one->>{at}")} AS "{column}"'
+            for at, (column, kind) in enumerate(kinds.items())
+        )
+        new = f"(SELECT {cells} FROM jsonb_array_elements({{rows}}) AS one) AS new"
+        self.name = name
+        self.every = every
+        self._text = statement.replace("{new}", new)
+
+    def text(self, rows: int) -> str:
+        """Return its text in a statement whose binding of this number is the rows."""
+        return f"{self.name} AS ({self._text.replace('{rows}', f'${rows}')})"
+
+
 class Sets:
     """One statement that writes sets of rows to any number of tables.
 
@@ -58,47 +86,38 @@ class Sets:
     """
 
     def __init__(self) -> None:
-        self._parts: dict[str, str] = {}
-        self._guards: list[str] = []
+        self._parts: list[Part] = []
         self.bindings: list[str | int] = []
 
     def __bool__(self) -> bool:
         return bool(self._parts)
 
-    def add(
-        self,
-        part: str,
-        statement: str,
-        kinds: Mapping[str, str],
-        rows: Sequence[Row],
-        *,
-        every: bool = False,
-    ) -> None:
-        """Write rows, if there are any; a statement finds them in ``{new}``, by these columns.
-
-        ``every``: unless it returns a row for each of them, nothing of the whole is written.
-        """
-        if not rows:
-            return
-        self.bindings.append(_json(rows))
-        cells = ", ".join(
-            f'{_READ.get(kind, "({})::" + kind).format(f"one->>{at}")} AS "{name}"'
-            for at, (name, kind) in enumerate(kinds.items())
-        )
-        new = f"(SELECT {cells} FROM jsonb_array_elements(${len(self.bindings)}) AS one) AS new"
-        self._parts[part] = statement.replace("{new}", new)
-        if every:
-            self.bindings.append(len(rows))
-            self._guards.append(f"(SELECT count(*) FROM {part}) = ${len(self.bindings)}")
+    def add(self, part: Part, rows: Sequence[Row]) -> None:
+        """Write rows, if there are any."""
+        if rows:
+            self._parts.append(part)
+            self.bindings.append(_json(rows))
+            if part.every:
+                self.bindings.append(len(rows))
 
     def statement(self, answer: str = "0") -> str:
         """Return the statement; where a guard does not hold it fails, as a division by zero.
 
         Guards are looked at one after the other, and before the parts without one are begun.
         """
-        parts = ", ".join(f"{name} AS ({text})" for name, text in self._parts.items())
-        guarded = f" WHERE 1 / ({' AND '.join(self._guards)})::int = 1" if self._guards else ""
-        return f"WITH {parts} SELECT {answer}{guarded}"
+        return _statement(tuple(self._parts), answer)
+
+
+@lru_cache(1000)
+def _statement(parts: tuple[Part, ...], answer: str) -> str:
+    numbers = count(1)
+    texts, guards = [], []
+    for part in parts:
+        texts.append(part.text(next(numbers)))
+        if part.every:
+            guards.append(f"(SELECT count(*) FROM {part.name}) = ${next(numbers)}")
+    guarded = f" WHERE 1 / ({' AND '.join(guards)})::int = 1" if guards else ""
+    return f"WITH {', '.join(texts)} SELECT {answer}{guarded}"
 
 
 def insert(kinds: Mapping[str, str], table: str) -> str:
