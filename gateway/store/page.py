@@ -162,7 +162,8 @@ class Page:
         self.later: list[Later] = []
         self._freed: set[int] = set()
         self._spending: dict[Spending, int] = {}
-        self._needs = Needs()
+        self._uncounted: set[Spending] = set()
+        self._lacking = 0  # ids
 
     def do(self, entry: Entry) -> list[Any]:
         """Return an operation's outcomes; what it raises leaves the page half written."""
@@ -180,11 +181,11 @@ class Page:
 
     def missing(self) -> Needs | None:
         """Return what was not found since this was asked last; outcomes mean nothing without it."""
-        needs, unseen = self._needs, self._books.unseen
-        if not (unseen or needs.spending or needs.ids):
+        books = self._books
+        if not (books.unseen or self._uncounted or self._lacking):
             return None
-        self._needs, self._books.unseen = Needs(), set()
-        needs.owners = unseen
+        needs = Needs(owners=books.unseen, spending=self._uncounted, ids=self._lacking)
+        books.unseen, self._uncounted, self._lacking = set(), set(), 0
         return needs
 
     def attempted(self) -> Needs:
@@ -203,7 +204,7 @@ class Page:
             return standing if isinstance(standing, ErrorText) else Placed(standing, fresh=False)
         order_id = next(self._ids, 0)
         if not order_id:
-            self._needs.ids += 1
+            self._lacking += 1
         done = (id(new), order_id)
         change: Change | None = self._found.results.get(done)
         if change is None:
@@ -270,7 +271,7 @@ class Page:
 
     def _within_cap(self, cap: int, day: Spending, charge: int) -> bool:
         if day not in self._spent:
-            self._needs.spending.add(day)
+            self._uncounted.add(day)
         return self._spent.get(day, 0) + charge <= cap
 
     def _spend(self, day: Spending, amount: int) -> None:

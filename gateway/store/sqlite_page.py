@@ -188,7 +188,7 @@ def _statements(written: Written) -> Iterator[tuple[str, Sequence[Row]]]:
     """Go through what is to change exactly as many rows as it has."""
     if placed := written.placed:
         yield _COUNT, [(max([order.id for order in placed]),)]
-        yield _PLACE, [_order(order) for order in placed]
+        yield _PLACE, list(map(_order, placed))
     if written.advanced:
         updates: dict[tuple[str, ...], list[Row]] = {}
         for old, order in written.advanced:
@@ -197,8 +197,8 @@ def _statements(written: Written) -> Iterator[tuple[str, Sequence[Row]]]:
             updates.setdefault(tuple(fields), []).append(row)
         for names, changes in updates.items():
             yield _advance(names), changes
-    yield _POST, [_transfer(transfer) for transfer in written.transfers]
-    yield _NOTE, [_event(event) for event in written.events]
+    yield _POST, list(map(_transfer, written.transfers))
+    yield _NOTE, list(map(_event, written.events))
     yield _MOVE, written.moved
     yield _OPEN, written.opened
     yield _SPEND, written.spent
