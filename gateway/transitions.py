@@ -75,7 +75,7 @@ class Following(msgspec.Struct, frozen=True):
 FIRST = 1
 """The version of an order that nothing has happened to."""
 # On every order's way; until Python 3.12 looking up an enum's member is slow.
-_SENDING, _PLACED, _FAILED = State.SENDING, State.PLACED, State.FAILED
+_QUEUED, _SENDING, _PLACED, _FAILED = State.QUEUED, State.SENDING, State.PLACED, State.FAILED
 _CANCELED: Mapping[str, object] = {
     "state": State.FAILED,
     "status": Status.CANCELED,
@@ -121,10 +121,11 @@ def opened(
     ``choice``: the route that it takes at once; ``sender``: the mark of whoever places it;
     ``waits``: he waits for a place to send it.
     """
-    fields: dict[str, object] = {"state": State.QUEUED, "attempt": 0, "queued_at": at}
-    fields |= {"sender": sender, "attempt_at": at if waits else 0}
     if choice:
         fields = _taking(choice, 1, at, sender)
+    else:
+        fields = {"state": _QUEUED, "attempt": 0, "queued_at": at, "sender": sender}
+        fields["attempt_at"] = at if waits else 0
 
     def build(order_id: int) -> Change:
         after = replace(draft, id=order_id, version=FIRST, created_at=at, **fields)
