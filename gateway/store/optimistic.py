@@ -15,7 +15,7 @@ from gateway.store import Placed, Placement
 from gateway.store.page import Entry, Found, Page
 
 REMEMBERED = 5000
-"""Orders that are remembered at most, half of them for sure: those that were written last."""
+"""About how many orders are remembered, half of them for sure: those that were written last."""
 
 
 class Memory:
