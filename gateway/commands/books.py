@@ -3,7 +3,8 @@
 import typer
 
 from gateway import ledger
-from gateway.commands.terminal import Json, command, err, opened_store, out, show_json
+from gateway.commands.start import Json, command, show_json
+from gateway.commands.terminal import err, opened_store, out
 
 
 @command

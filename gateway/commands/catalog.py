@@ -7,18 +7,14 @@ import typer
 
 from gateway.app import Gateway, announce, open_gateway
 from gateway.cache import CATALOG
+from gateway.commands.start import Json, command, fail, load_settings, show_json
 from gateway.commands.terminal import (
-    Json,
-    command,
-    fail,
     in_force,
-    load_settings,
     moment,
     now,
     opened_store,
     out,
     show_facts,
-    show_json,
     show_table,
     since,
 )

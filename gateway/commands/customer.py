@@ -10,18 +10,8 @@ import typer
 from gateway import auth, ledger
 from gateway.app import announce
 from gateway.cache import CUSTOMERS
-from gateway.commands.terminal import (
-    Json,
-    command,
-    fail,
-    load_settings,
-    moment,
-    now,
-    opened_store,
-    show_facts,
-    show_json,
-    show_table,
-)
+from gateway.commands.start import Json, command, fail, load_settings, show_json
+from gateway.commands.terminal import moment, now, opened_store, show_facts, show_table
 from gateway.config import Config
 from gateway.config.values import network
 from gateway.errors import CustomerError, TransferConflict

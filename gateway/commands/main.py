@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from gateway.commands.terminal import FLAGS
+from gateway.commands.start import FLAGS
 
 TABLE = {
     "demo": "demo:demo",

@@ -17,19 +17,8 @@ from gateway.commands.order_facts import (
     take_step,
 )
 from gateway.commands.order_settle import settle
-from gateway.commands.terminal import (
-    Json,
-    command,
-    fail,
-    in_force,
-    load_settings,
-    now,
-    opened_store,
-    out,
-    show_facts,
-    show_json,
-    show_table,
-)
+from gateway.commands.start import Json, command, fail, load_settings, show_json
+from gateway.commands.terminal import in_force, now, opened_store, out, show_facts, show_table
 from gateway.commands.terminal import since as since_
 from gateway.config import Config
 from gateway.model import Cancel, Order, State, Status

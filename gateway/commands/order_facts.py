@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from gateway import ledger, settle, transitions
-from gateway.commands.terminal import fail, moment, out, show_facts, show_json
+from gateway.commands.start import fail, show_json
+from gateway.commands.terminal import moment, out, show_facts
 from gateway.config import Config
 from gateway.evidence import Finding, Verdict
 from gateway.model import Cancel, Event, Order, State, Transfer

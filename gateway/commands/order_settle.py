@@ -7,7 +7,8 @@ import typer
 
 from gateway import reporting, transitions
 from gateway.commands.order_facts import Id, get_order, take_step
-from gateway.commands.terminal import Json, command, err, fail, now, opened_store
+from gateway.commands.start import Json, command, fail
+from gateway.commands.terminal import err, now, opened_store
 from gateway.config import Config
 from gateway.errors import CallFailed, Fault
 from gateway.model import Order, Refusal, Report, State

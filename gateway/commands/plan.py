@@ -13,7 +13,8 @@ import typer
 from gateway import imports, pricing
 from gateway.adapters import ADAPTERS
 from gateway.app import open_store, read_config
-from gateway.commands.terminal import Json, command, err, load_settings, out, show_json, show_table
+from gateway.commands.start import Json, command, load_settings, show_json
+from gateway.commands.terminal import err, out, show_table
 from gateway.config import Config, placed
 from gateway.errors import ConfigError
 from gateway.imports import Found, Given

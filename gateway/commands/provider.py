@@ -11,19 +11,15 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gateway import ledger
 from gateway.app import Gateway, open_gateway
+from gateway.commands.start import Json, command, fail, load_settings, show_json
 from gateway.commands.terminal import (
-    Json,
-    command,
     err,
-    fail,
     in_force,
-    load_settings,
     moment,
     now,
     opened_store,
     out,
     show_facts,
-    show_json,
     show_table,
 )
 from gateway.config import Provider

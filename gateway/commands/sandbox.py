@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from gateway import sandbox
-from gateway.commands.terminal import Json, fail, out, show_json
+from gateway.commands.start import Json, fail, show_json
+from gateway.commands.terminal import out
 
 
 def serve_sandbox(

@@ -23,15 +23,7 @@ from uvicorn.supervisors import Multiprocess
 
 from gateway import logs
 from gateway.app import DRAIN, Application, at_work, find_config, open_store, read_config
-from gateway.commands.terminal import (
-    Json,
-    command,
-    err,
-    fail,
-    load_settings,
-    out,
-    show_json,
-)
+from gateway.commands.start import Json, command, fail, load_settings, show_json
 from gateway.errors import ConfigError, StoreUnavailable
 from gateway.front import Connection
 from gateway.message import Message, Receive, Scope, Send
@@ -238,12 +230,9 @@ def check(
         show_json({"ok": not mistakes, "mistakes": list(mistakes), "warnings": warnings})
     else:
         for line in (*mistakes, *warnings):
-            err.print(line, markup=False, soft_wrap=True)
+            typer.echo(line, err=True)
         if not mistakes:
-            out.print(
-                f"{found.config}: right; {len(config.providers)} providers, "
-                f"{len(config.services)} services",
-                markup=False,
-            )
+            providers, services = len(config.providers), len(config.services)
+            typer.echo(f"{found.config}: right; {providers} providers, {services} services")
     if mistakes:
         raise typer.Exit(1)

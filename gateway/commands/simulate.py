@@ -10,7 +10,8 @@ import msgspec
 import typer
 
 from gateway import simulation
-from gateway.commands.terminal import Json, err, fail, out, show_facts, show_json
+from gateway.commands.start import Json, fail, show_json
+from gateway.commands.terminal import err, out, show_facts
 from gateway.simulation.planted import PLANTED
 
 COUNTS = ("states", "settled", "happened", "calls", "troubles")

@@ -11,18 +11,8 @@ import typer
 
 from gateway.app import open_store
 from gateway.background import SERVING
-from gateway.commands.terminal import (
-    Json,
-    command,
-    err,
-    fail,
-    is_there,
-    load_settings,
-    now,
-    show_facts,
-    show_json,
-    since,
-)
+from gateway.commands.start import Json, command, fail, load_settings, show_json
+from gateway.commands.terminal import err, is_there, now, show_facts, since
 from gateway.moving import move
 from gateway.settings import database
 from gateway.store import PRESENT, Store

@@ -1,67 +1,26 @@
-"""What all commands share: settings from flags, results for people or as JSON, exit codes."""
+"""What commands for people share: results as tables and facts, times, an opened store."""
 
-import asyncio
-import json
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, ParamSpec
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gateway import logs, settings
 from gateway.app import find_config, open_store, read_config
+from gateway.commands.start import fail, load_settings
 from gateway.config import Config
-from gateway.errors import ConfigError, GatewayError
+from gateway.errors import ConfigError
 from gateway.settings import Settings
 from gateway.store import Store
 
-P = ParamSpec("P")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 # A pipe has no width; a table in it must not be folded to fit eighty columns.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
 err = Console(stderr=True, highlight=False)
-FLAGS: dict[str, Any] = {}
-"""Flags that stand before the command; they override the environment."""
-
-
-def fail(text: str, code: int = 2) -> NoReturn:
-    """End the command with a reason; 2: it was called wrongly, 1: something is wrong."""
-    err.print(text, style="red", markup=False, soft_wrap=True)
-    raise typer.Exit(code)
-
-
-def command(work: Callable[P, Awaitable[None]]) -> Callable[P, None]:
-    """Make a command of a coroutine; what goes wrong becomes a sentence and an exit code."""
-
-    @wraps(work)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            asyncio.run(_awaited(work(*args, **kwargs)))
-        except (ConfigError, GatewayError) as error:
-            fail(str(error), 1)
-
-    return run
-
-
-async def _awaited(work: Awaitable[None]) -> None:
-    await work
-
-
-def load_settings(**flags: Any) -> Settings:  # noqa: ANN401  # whatever the flags hold
-    """Return the settings: flags before the environment before ``.env``."""
-    given = {name: value for name, value in {**FLAGS, **flags}.items() if value is not None}
-    found = settings.load(**given)
-    logs.configure(found.log_format, found.log_level)
-    return found
 
 
 async def in_force(found: Settings) -> Config:
@@ -104,12 +63,6 @@ async def opened_store() -> AsyncIterator[tuple[Store, Config]]:
         yield store, config
     finally:
         await store.close()
-
-
-def show_json(value: object) -> None:
-    """Print a result for programs, at once: a command that goes on serving keeps a pipe full."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
-    sys.stdout.flush()
 
 
 def show_table(
