@@ -9,6 +9,7 @@ and follows aliases without end. Scalars stay text, so that 12.10 never passes t
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, Self, TypeAlias, cast
 
 import yaml
@@ -94,15 +95,6 @@ class Unreadable(Exception):
 
 
 @dataclass(slots=True)
-class _Node:
-    spot: Spot
-    text: str | None = None
-    pairs: list[tuple["_Node", "_Node"]] | None = None
-    items: list["_Node"] | None = None
-    size: int = 1
-
-
-@dataclass(slots=True)
 class _Place:
     key: Spot
     value: Spot
@@ -118,18 +110,16 @@ class Document:
 
     """
 
+    text: str
     environment: Mapping[str, str]
     data: object = None
     mistakes: list[Mistake] = field(default_factory=list)
-    _places: dict[Steps, _Place] = field(default_factory=dict)
 
     @classmethod
     def read(cls, text: str, environment: Mapping[str, str]) -> Self:
         """Read one YAML document; ``Unreadable`` when it cannot be told apart into parts."""
-        root = _compose(text)
-        document = cls(environment)
-        if root is not None:
-            document.data = document._plain(root, (), root.spot)
+        document = cls(text, environment)
+        document.data = _Reader(environment, document.mistakes).document(text)
         return document
 
     def blame(self, path: Steps, text: str, *, key: bool = False) -> None:
@@ -143,49 +133,13 @@ class Document:
         spot = Spot(1, 1) if place is None else place.key if key else place.value
         self.mistakes.append(Mistake(spot, text))
 
-    def _plain(self, node: _Node, path: Steps, key: Spot) -> object:
-        self._places[path] = _Place(key, node.spot)
-        if node.pairs is not None:
-            return self._block(node.pairs, path)
-        if node.items is not None:
-            return [self._plain(n, (*path, i), n.spot) for i, n in enumerate(node.items)]
-        return None if node.text is None else self._expanded(node.text, path)
-
-    def _block(self, pairs: list[tuple[_Node, _Node]], path: Steps) -> dict[str, object]:
-        block: dict[str, object] = {}
-        lines: dict[str, int] = {}
-        for key, value in pairs:
-            if key.text is None:
-                self._at(key.spot, "this is no key; a key is a word or a number")
-            elif key.text == "<<":
-                self._at(key.spot, "blocks are not merged with `<<`; write their keys out")
-            elif key.text in block:
-                said = f"key `{key.text}` is given twice, first on line {lines[key.text]}"
-                self._at(key.spot, f"{said}; remove one of them")
-            else:
-                lines[key.text] = key.spot.line
-                block[key.text] = None
-                block[key.text] = self._plain(value, (*path, key.text), key.spot)
-        return block
-
-    def _expanded(self, text: str, path: Steps) -> str | Unset:
-        names = _VARIABLE.findall(text)
-        if not names:
-            return text
-        wrong = len(self.mistakes)
-        for name in dict.fromkeys(names):
-            if not _NAME.fullmatch(name):
-                self.blame(path, "this is no variable; write one such as ${PANEL_KEY}")
-            elif not self.environment.get(name):
-                where = "in the environment, or in .env beside the file"
-                self.blame(path, f"the variable {name} is not set; set it {where}")
-        if len(self.mistakes) > wrong:
-            return Unset()
-        value = _VARIABLE.sub(lambda found: self.environment[found[1]], text)
-        return Expanded.of(value, text)
-
-    def _at(self, spot: Spot, text: str) -> None:
-        self.mistakes.append(Mistake(spot, text))
+    @cached_property
+    def _places(self) -> dict[Steps, _Place]:
+        # Read once more, by need: in a file without a mistake nobody asks, and of one with ten
+        # thousand services they take more memory than all that is made of it.
+        places: dict[Steps, _Place] = {}
+        _Reader(self.environment, [], places).document(self.text)
+        return places
 
 
 def is_variable(text: str) -> bool:
@@ -193,80 +147,189 @@ def is_variable(text: str) -> bool:
     return isinstance(text, Expanded) and _VARIABLE.fullmatch(text.written) is not None
 
 
-# --- from text to nodes ---------------------------------------------------------------------
+# --- from text to data ----------------------------------------------------------------------
+
+Events: TypeAlias = Iterator[yaml.Event]
 
 
-def _compose(text: str) -> _Node | None:
-    unseen = yaml.reader.Reader.NON_PRINTABLE.search(text)
-    if unseen is not None:
-        before = text[: unseen.start()]
-        spot = Spot(before.count("\n") + 1, len(before) - before.rfind("\n"))
-        said = f"the character U+{ord(unseen[0]):04X} can't be seen; remove it"
-        raise Unreadable(spot, said)
-    hidden = _VARIABLE.sub(lambda found: found[0].translate(_HIDE), text)
-    root: _Node | None = None
-    # Taken one by one: the parser needs minutes for a nesting that we refuse at its 21st level.
-    events: Iterator[yaml.Event] = yaml.parse(hidden, Loader=_LOADER)
-    try:
-        for event in events:
-            if not isinstance(event, yaml.DocumentStartEvent):
-                continue
-            if root is not None:
-                spot = _spot(event.start_mark)
-                raise Unreadable(spot, "a second document begins here; remove the `---`")
-            root = _Composer(events).node(next(events), 0)
-    except yaml.MarkedYAMLError as error:
-        raise _reworded(error, text) from None
-    return root
+class _Reader:
+    """Puts plain data together, event by event.
 
+    Args:
+        environment: where ``${VAR}`` comes from.
+        mistakes: what is found on the way is added to these.
+        places: so is where each part stands, if anybody wants to know.
 
-@dataclass
-class _Composer:
-    events: Iterator[yaml.Event]
-    anchors: dict[str | None, _Node] = field(default_factory=dict)
-    aliased: int = 0
+    """
 
-    def node(self, event: yaml.Event, depth: int) -> _Node:
-        """Return the node that begins with ``event``, and consume all of its events."""
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        mistakes: list[Mistake],
+        places: dict[Steps, _Place] | None = None,
+    ) -> None:
+        self._environment = environment
+        self._mistakes = mistakes
+        self._places = places
+        self._anchors: dict[str | None, list[yaml.Event]] = {}
+        self._aliased = 0
+        self._repeating = False
+
+    def document(self, text: str) -> object:
+        """Read the one document of a text."""
+        unseen = yaml.reader.Reader.NON_PRINTABLE.search(text)
+        if unseen is not None:
+            before = text[: unseen.start()]
+            spot = Spot(before.count("\n") + 1, len(before) - before.rfind("\n"))
+            said = f"the character U+{ord(unseen[0]):04X} can't be seen; remove it"
+            raise Unreadable(spot, said)
+        hidden = _VARIABLE.sub(lambda found: found[0].translate(_HIDE), text)
+        found: list[object] = []
+        # Taken one by one: the parser needs minutes for a nesting that we refuse at its 21st level.
+        events: Events = yaml.parse(hidden, Loader=_LOADER)
+        try:
+            for event in events:
+                if not isinstance(event, yaml.DocumentStartEvent):
+                    continue
+                if found:
+                    spot = _spot(event.start_mark)
+                    raise Unreadable(spot, "a second document begins here; remove the `---`")
+                found.append(self._value(next(events), events, (), 0))
+        except yaml.MarkedYAMLError as error:
+            raise _reworded(error, text) from None
+        return found[0] if found else None
+
+    def _value(
+        self,
+        event: yaml.Event,
+        events: Events,
+        path: Steps | None,
+        depth: int,
+        key: Spot | None = None,
+    ) -> object:
+        """Return the value that begins with ``event``, and consume all of its events.
+
+        ``path``: where it belongs; ``None`` for a key, and for what belongs nowhere: these are
+        as they are written, and no mistake is found in them.
+        """
         spot = _spot(event.start_mark)
         if depth > DEEPEST:
             raise Unreadable(spot, f"nested more than {DEEPEST} deep; no part of the file is")
         if isinstance(event, yaml.AliasEvent):
-            return self._alias(event)
+            return self._again(event, path, depth, key)
         begun = cast("yaml.ScalarEvent | yaml.CollectionStartEvent", event)
         if begun.tag not in {None, "!", *_TAGS}:
             raise Unreadable(spot, _NO_TAGS)
-        node = _Node(spot)
+        if path is not None and self._places is not None:
+            self._places[path] = _Place(key or spot, spot)
+        kept = [event]
+        if begun.anchor is not None and not self._repeating:
+            events = self._remembered(events, kept)
+        value: object
         if isinstance(event, yaml.ScalarEvent):
-            plain = event.implicit[0] and event.value in _NULLS
-            node.text = None if plain else event.value.translate(_SHOW)
+            value = self._scalar(event, path, spot)
         elif isinstance(event, yaml.SequenceStartEvent):
-            node.items = list(self._children(yaml.SequenceEndEvent, depth))
-            node.size += sum(item.size for item in node.items)
+            value = self._list(events, path, depth)
         else:
-            flat = list(self._children(yaml.MappingEndEvent, depth))
-            node.pairs = list(zip(flat[::2], flat[1::2], strict=True))
-            node.size += sum(child.size for child in flat)
-        if begun.anchor is not None:
-            self.anchors[begun.anchor] = node
-        return node
+            value = self._block(events, path, depth)
+        if begun.anchor is not None and not self._repeating:
+            self._anchors[begun.anchor] = kept
+        return value
 
-    def _children(self, end: type[yaml.Event], depth: int) -> Iterator[_Node]:
-        for event in self.events:
-            if isinstance(event, end):
-                return
-            yield self.node(event, depth + 1)
+    def _scalar(self, event: yaml.ScalarEvent, path: Steps | None, spot: Spot) -> object:
+        if event.implicit[0] and event.value in _NULLS:
+            return None
+        text = event.value.translate(_SHOW)
+        return text if path is None else self._expanded(text, spot)
 
-    def _alias(self, event: yaml.AliasEvent) -> _Node:
-        spot = _spot(event.start_mark)
-        node = self.anchors.get(event.anchor)
-        if node is None:
+    def _list(self, events: Events, path: Steps | None, depth: int) -> list[object]:
+        return [
+            self._value(event, events, None if path is None else (*path, index), depth + 1)
+            for index, event in enumerate(_until(yaml.SequenceEndEvent, events))
+        ]
+
+    def _block(self, events: Events, path: Steps | None, depth: int) -> dict[str, object]:
+        block: dict[str, object] = {}
+        lines: dict[str, int] = {}
+        for event in _until(yaml.MappingEndEvent, events):
+            spot = _spot(event.start_mark)
+            key = self._value(event, events, None, depth + 1)
+            if path is None or not self._fits(key, spot, lines):
+                self._value(next(events), events, None, depth + 1)
+            else:
+                inside = (*path, str(key))
+                block[str(key)] = self._value(next(events), events, inside, depth + 1, spot)
+        return block
+
+    def _fits(self, key: object, spot: Spot, lines: dict[str, int]) -> bool:
+        """Tell whether a key can stand in a block whose others are on these lines."""
+        if not isinstance(key, str):
+            self._at(spot, "this is no key; a key is a word or a number")
+        elif key == "<<":
+            self._at(spot, "blocks are not merged with `<<`; write their keys out")
+        elif key in lines:
+            said = f"key `{key}` is given twice, first on line {lines[key]}"
+            self._at(spot, f"{said}; remove one of them")
+        else:
+            lines[key] = spot.line
+            return True
+        return False
+
+    def _expanded(self, text: str, spot: Spot) -> str | Unset:
+        names = _VARIABLE.findall(text)
+        if not names:
+            return text
+        wrong = len(self._mistakes)
+        for name in dict.fromkeys(names):
+            if not _NAME.fullmatch(name):
+                self._at(spot, "this is no variable; write one such as ${PANEL_KEY}")
+            elif not self._environment.get(name):
+                where = "in the environment, or in .env beside the file"
+                self._at(spot, f"the variable {name} is not set; set it {where}")
+        if len(self._mistakes) > wrong:
+            return Unset()
+        value = _VARIABLE.sub(lambda found: self._environment[found[1]], text)
+        return Expanded.of(value, text)
+
+    def _at(self, spot: Spot, text: str) -> None:
+        self._mistakes.append(Mistake(spot, text))
+
+    # --- anchors and aliases ------------------------------------------------------------------
+
+    def _again(
+        self, event: yaml.AliasEvent, path: Steps | None, depth: int, key: Spot | None
+    ) -> object:
+        """Return what an alias stands for, by the events of its anchor."""
+        kept = self._anchored(event)
+        self._aliased += sum(not isinstance(one, yaml.CollectionEndEvent) for one in kept)
+        if self._aliased > MOST_ALIASED:
+            said = "the aliases of this file repeat too much; write it out"
+            raise Unreadable(_spot(event.start_mark), said)
+        events = iter(kept)
+        self._repeating = True
+        value = self._value(next(events), events, path, depth, key)
+        self._repeating = False
+        return value
+
+    def _anchored(self, event: yaml.AliasEvent) -> list[yaml.Event]:
+        kept = self._anchors.get(event.anchor)
+        if kept is None:
             said = "nothing above has this name; a text that begins with * needs quotes"
-            raise Unreadable(spot, said)
-        self.aliased += node.size
-        if self.aliased > MOST_ALIASED:
-            raise Unreadable(spot, "the aliases of this file repeat too much; write it out")
-        return node
+            raise Unreadable(_spot(event.start_mark), said)
+        return kept
+
+    def _remembered(self, events: Events, kept: list[yaml.Event]) -> Events:
+        """Yield events, and keep them: in the place of an alias what it stands for."""
+        for event in events:
+            kept += self._anchored(event) if isinstance(event, yaml.AliasEvent) else [event]
+            yield event
+
+
+def _until(end: type[yaml.Event], events: Events) -> Events:
+    for event in events:
+        if isinstance(event, end):
+            return
+        yield event
 
 
 _NO_TAGS = "tags are not taken; write the value without its `!`"
