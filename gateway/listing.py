@@ -9,7 +9,7 @@ import asyncio
 import gzip
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 
@@ -42,7 +42,7 @@ SLACK = 60_000
 MOST_IDS = 1000
 KEPT = 3600.0
 """Seconds for which other processes find a list."""
-_encode = msgspec.json.encode
+_encoder = msgspec.json.Encoder()
 
 
 class Body(msgspec.Struct, frozen=True):
@@ -155,7 +155,8 @@ class Listing:
             return listed.rendered.body
 
         def cut() -> Body:
-            return _body(_rows(listed.rendered, _fitting(catalog, part, listed.dates)), OF_A_PART)
+            rows = _rows(listed.rendered, _fitting(catalog, part, listed.dates))
+            return _body(b"[%b]" % b",".join(rows), OF_A_PART)
 
         return await answer(cut, len(catalog.services))
 
@@ -200,14 +201,14 @@ class Listing:
 def render(catalog: Catalog, tier: str) -> Rendered:
     """Write out the list of a catalog at the rates of a price group."""
     ends = array("Q")
-    rows = []
-    at = 0
-    for service in catalog.services.values():
-        row = _encode(_row(service, tier))
-        rows.append(row)
-        at += len(row) + 1  # what stands before it: the bracket, or a comma
-        ends.append(at)
-    return Rendered(_body(rows, CODINGS), ends)
+    plain = bytearray(b"[")
+    for service in catalog.services.values():  # without a piece for each, which leave gaps behind
+        if ends:
+            plain += b","
+        _encoder.encode_into(_row(service, tier), plain, len(plain))
+        ends.append(len(plain))
+    plain += b"]"
+    return Rendered(_body(bytes(plain), CODINGS), ends)
 
 
 def _dated(catalog: Catalog, rendered: Rendered, before: Dates | None, now: int) -> Dates:
@@ -275,8 +276,7 @@ def _rows(rendered: Rendered, places: Iterable[int]) -> list[bytes]:
     return [whole[(ends[at - 1] if at else 0) + 1 : ends[at]] for at in places]
 
 
-def _body(rows: Sequence[bytes], codings: Iterable[str]) -> Body:
-    plain = b"[" + b",".join(rows) + b"]"
+def _body(plain: bytes, codings: Iterable[str]) -> Body:
     worth_it = len(plain) >= WORTH_IT
     compressed = {coding: CODINGS[coding](plain) for coding in codings if worth_it}
     return Body(plain, compressed, _digest(plain))
