@@ -107,10 +107,6 @@ class Shop:
         self._began = before is None
         self._editions: dict[str, int] = {}
         self._offers: dict[str, dict[str, Offer]] = {}
-        self._routes: dict[str, set[str]] = {}
-        for entry in config.services.values():
-            for route in entry.routes:
-                self._routes.setdefault(route.provider, set()).add(route.service)
         self.given: Given | None = before.given if before else None
         self.losing: set[tuple[int, str]] = before.losing if before else set()
         self.lately: Lately = before.lately if before else Lately()
@@ -236,7 +232,8 @@ class Shop:
             if name in editions and editions[name] != self._editions.get(name)
         ]
         for name in names:
-            offers = (await self._store.offers([name], self._sold(name))).get(name, {})
+            sold = await offload(partial(self._sold, name), len(self._config.services))
+            offers = (await self._store.offers([name], sold)).get(name, {})
             before, self._offers[name] = self._offers.get(name, {}), offers
             await let_go(before)
             self._editions[name] = editions[name]
@@ -245,7 +242,10 @@ class Shop:
         """Return which of a provider's services the owner may sell; ``None``: any."""
         if any(one.provider == provider for one in self._config.imports):
             return None
-        return self._routes.get(provider, set())
+        declared = self._config.services.values()
+        return {
+            one.service for entry in declared for one in entry.routes if one.provider == provider
+        }
 
     async def _give(self, found: Sequence[Found]) -> Given:
         """Have ids and names given to what has none yet; returns all that were ever given."""
@@ -255,13 +255,13 @@ class Shop:
 
         def lacking() -> tuple[list[int], list[Wanted]]:
             services = self._config.services
-            owners = [one for one in services if ("", str(one)) not in given.ids]
+            owners = [one for one in services if one not in given.owners]
             return owners, imports.wanted(self._config, found, given)
 
         owners, wanted = await offload(lacking, len(found) + len(self._config.services))
         for start in range(0, max(len(wanted), len(owners) and 1), AT_ONCE):
             fresh = await self._store.give(wanted[start : start + AT_ONCE], owners)
-            given.add(fresh.ids, fresh.names)
+            given.add(fresh.ids, fresh.names, fresh.owners)
         return given
 
     # --- what was shown a moment ago ----------------------------------------------------------

@@ -68,7 +68,9 @@ class Given:
     """What has been given out.
 
     Attributes:
-        ids: of each provider's service; those that the owner gave himself have no provider.
+        ids: of each provider's service.
+        sold: the same ids.
+        owners: those that the owner gave himself; where they are added they have no provider.
         names: the id of the service that has a name for its own.
 
     """
@@ -77,13 +79,21 @@ class Given:
         self.ids: dict[Key, int] = {}
         self.names: dict[str, int] = {}
         self.sold: set[int] = set()
+        self.owners: set[int] = set()
         self.add(ids, names)
 
-    def add(self, ids: Mapping[Key, int], names: Mapping[str, int]) -> None:
+    def add(
+        self, ids: Mapping[Key, int], names: Mapping[str, int], owners: Iterable[int] = ()
+    ) -> None:
         """Take in what was given since."""
-        self.ids |= ids
+        for key, number in ids.items():
+            if key[0]:
+                self.ids[key] = number
+                self.sold.add(number)
+            else:  # there may be ten thousand, of which nobody wants more than the number
+                self.owners.add(number)
+        self.owners.update(owners)
         self.names |= names
-        self.sold.update(number for (provider, _), number in ids.items() if provider)
 
 
 def find(config: Config, offers: Mapping[str, Mapping[str, Offer]]) -> Iterator[Found]:
@@ -209,15 +219,14 @@ def without_id(wanted: Iterable[Wanted], given: Given) -> list[Wanted]:
 
 def give(given: Given, wanted: Sequence[Wanted], owners: Iterable[int]) -> None:
     """Give what is wanted, in memory alone: what the stores do, without remembering it."""
-    given.add({("", str(number)): number for number in owners}, {})
-    reserved = {number for (provider, _), number in given.ids.items() if not provider}
+    given.add({}, {}, owners)
     new = without_id(wanted, given)
     ranges = [(one.first, one.below) for one in new]
     highest = {
         (a, b): max((number for number in given.sold if a <= number < b), default=None)
         for a, b in set(ranges)
     }
-    ids = allocate(ranges, highest, max(given.sold, default=0), reserved)
+    ids = allocate(ranges, highest, max(given.sold, default=0), given.owners)
     fresh = {(w.provider, w.service): number for w, number in zip(new, ids, strict=True) if number}
     given.add(fresh, {})
     for one in wanted:

@@ -131,7 +131,7 @@ Said = Iterator[tuple[tuple[str | int, ...], str]]
 
 def _ambiguous(config: Config, given: Given) -> Said:
     """Yield ids that customers know as something else."""
-    meant = {number: key for key, number in given.ids.items() if key[0]}
+    meant = {number: key for key, number in given.ids.items()}
     for number, entry in config.services.items():
         key = meant.get(number)
         if key and key not in {(route.provider, route.service) for route in entry.routes}:
