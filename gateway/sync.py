@@ -220,6 +220,7 @@ class Sync:
                     with gently():
                         return await self._take_up(provider, offers, under)
         finally:
+            await let_go(offers)  # before they are read back, or they would be there twice
             if await self.refresh():
                 await self._cache.tell(CATALOG)
 
