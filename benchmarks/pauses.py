@@ -21,8 +21,8 @@ OPEN = 20_000
 EVERY = "catalog: 5s, status: 5s"
 ROUNDS = 3
 """Times that all rates are new and the file has changed."""
-ROUND = 10
-"""Seconds of each; both are taken up within."""
+ROUND, SHORT = 10, 8
+"""Seconds of each, and of the one in a quick run; both are taken up within."""
 SHOWN = 3
 """Places that are named."""
 LONGEST = 20
@@ -52,6 +52,7 @@ class Pause(msgspec.Struct, frozen=True):
 def pauses(stage: Stage) -> Iterator[Result]:
     """Statuses and orders asked for, while catalogs, statuses and the file are taken up."""
     rows, sold, rounds = (ROWS // 4, SOLD // 4, 1) if stage.quick else (ROWS, SOLD, ROUNDS)
+    lasting = SHORT if stage.quick else ROUND
     panel = stage.panels(services=rows)
     names = ("panel", *(f"panel{number}" for number in range(1, CATALOGS)))
     url = stage.database("sqlite")
@@ -65,7 +66,7 @@ def pauses(stage: Stage) -> Iterator[Result]:
         log_level="debug",
     )
     with stage.gateway(plan, url) as gateway, ThreadPoolExecutor() as apart:
-        time.sleep(ROUND / 2)  # what starting has left to do is another matter
+        time.sleep(lasting / 2)  # what starting has left to do is another matter
         seen = gateway.log.stat().st_size
         status = [f"key={keys[0]}&action=status&order={order}" for order in range(1000, 2000)]
         add = [f"key={keys[0]}&action=add&{ORDER}"]
@@ -74,7 +75,7 @@ def pauses(stage: Stage) -> Iterator[Result]:
                 stage.load.run,
                 Requests(gateway.port, "/api/v2", forms),
                 CLIENTS,
-                rounds * ROUND,
+                rounds * lasting,
                 gateway,
             )
             for forms in (status, add)
@@ -82,7 +83,7 @@ def pauses(stage: Stage) -> Iterator[Result]:
         for number in range(1, rounds + 1):
             _change(gateway, plan, number)
             panel.ask(f"news={number}")
-            time.sleep(ROUND)
+            time.sleep(lasting)
         asked = [one.result() for one in load]
         said = gateway.log.read_bytes()[seen:]
         taken_up = said.count(b"a changed file is in force")

@@ -15,10 +15,11 @@ CATALOGS, ROWS = 5, 20_000
 """Catalogs, and the services of each."""
 SOLD = 10_000
 """Services that the owner sells of them."""
-EVERY = 15
-"""Seconds between two looks at a catalog; to take all of them up must not take so long."""
+EVERY, SOON = 15, 6
+"""Seconds between two looks at a catalog, or at statuses, and those in a quick run; to take all of
+them up must not take so long."""
 STARTS = 10
-"""Seconds until the first status is due; by then the gateway has started."""
+"""Seconds until the first status is due; by then the gateway has started, and was seen idle."""
 BATCH = 100
 IDLE = 2
 MEGABYTE = 1_000_000
@@ -30,7 +31,7 @@ def sync(stage: Stage) -> Iterator[Result]:
     panel = stage.panels(services=rows)
     body = ask(panel.port, "/", "action=services&key=none").body
     names = {f"panel{number}": panel for number in range(CATALOGS)}
-    plan = Plan(names, services=sold, every=f"catalog: {EVERY}s")
+    plan = Plan(names, services=sold, every=f"catalog: {SOON if stage.quick else EVERY}s")
     with stage.gateway(plan, stage.database("sqlite")) as gateway:
         parsed = [_parsing(body) for _ in range(stage.rounds)]
         same, fresh = [], []
@@ -124,13 +125,12 @@ def _until(ready: Callable[[], bool], trouble: str) -> None:
 
 def follow(stage: Stage) -> Iterator[Result]:
     """Open orders asked for, all of them: first each has news, then none."""
-    orders = 20_000 if stage.quick else 100_000
-    every = 10 if stage.quick else 15
+    orders, every, starts = (20_000, SOON, SOON) if stage.quick else (100_000, EVERY, STARTS)
     panel = stage.panels()
     for kind, name in stage.databases(NAMES).items():
         url = stage.database(kind)
-        keys = tuple(filled(url, 1, orders, due=STARTS * 1000))
-        due = time.monotonic() + STARTS
+        keys = tuple(filled(url, 1, orders, due=starts * 1000))
+        due = time.monotonic() + starts
         plan = Plan({"panel": panel}, orders=orders, keys=keys, every=f"status: {every}s")
         with stage.gateway(plan, url) as gateway:
             idle = _idle(gateway)
