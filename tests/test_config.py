@@ -550,6 +550,33 @@ def test_what_is_written_once_may_be_meant_twice() -> None:
     assert config.providers["other"].limits == Limits(per_second=2)
 
 
+def test_an_alias_means_what_its_name_meant_where_it_was_said() -> None:
+    """A name that is given twice, and one within a block that is said again."""
+    config = read(
+        "currency: USD\n"
+        "tiers:\n"
+        "  gold: &tier {markup: &fraction 10%}\n"
+        "  silver: {markup: &fraction 20%}\n"
+        "  bronze: *tier\n"
+        "  iron: {markup: *fraction}\n"
+    )
+
+    expected = {"gold": "0.10", "silver": "0.20", "bronze": "0.10", "iron": "0.20"}
+    assert {name: {0: Decimal(share)} for name, share in expected.items()} == {
+        name: tier.markup for name, tier in config.tiers.items()
+    }
+
+
+def test_a_mistake_in_what_is_said_again_stands_where_it_is_written() -> None:
+    """Once; and of what the file does not take nothing more is said."""
+    told = mistakes("currency: USD\ntiers: {a: &t {markup: 3}, b: *t, b: {markup: '${NO}'}}\n")
+
+    assert [
+        "providers.yaml:2:24: '3' is not a percentage; write it with its sign, as 3%",
+        "providers.yaml:2:35: key `b` is given twice, first on line 2; remove one of them",
+    ] == told
+
+
 def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) -> None:
     """Editors leave both behind."""
     path = tmp_path / NAME
