@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
@@ -21,6 +21,7 @@ import structlog
 from prometheus_client import REGISTRY
 
 from gateway import logs
+from gateway.offload import HUMBLE, apart, soon
 from gateway.watchdog import LONG, watching
 from test_serve import PATIENCE, Served, _free_port
 
@@ -131,6 +132,20 @@ async def test_pauses_in_quick_succession_are_one_warning(
             await asyncio.sleep(LONG)
 
     assert 1 == len(paused(capsys.readouterr().err))
+
+
+@pytest.mark.parametrize("elsewhere", [apart, soon])
+async def test_what_is_worked_out_apart_leaves_the_processor_to_the_loop_first(
+    elsewhere: Callable[[Callable[[], int]], Awaitable[int]],
+) -> None:
+    """On one core it would else get as much of it as those who serve."""
+
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    serving = niceness()
+
+    assert min(serving + HUMBLE, 19) == await elsewhere(niceness)
 
 
 async def test_every_pause_is_in_the_metric_as_long_as_the_loop_is_watched() -> None:
