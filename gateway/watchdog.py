@@ -26,7 +26,11 @@ OFTEN, SELDOM = 0.01, 0.2
 BUSY = 0.03
 """The share of its time that a loop computes when it has work."""
 STAYS_BUSY = 1.0
-"""Seconds for which a loop that had work is taken to have some."""
+"""Seconds for which a loop that had work is taken to have some; then it is seen whether it had.
+
+A processor that was asleep takes long over anything, the beats themselves among it: over a shorter
+time these would look like work, and so go on for ever.
+"""
 NOTED = 0.01
 """Seconds of lateness from which on it is noted where the loop is, and told to who debugs."""
 LONG = 0.1
@@ -62,8 +66,9 @@ class _Watchdog:
         self._seen: dict[str, str] = {}
         self._warning = Seldom()
         self._collecting = self._collected = 0.0
-        self._busy_until = 0.0
         self._at, self._spent = time.perf_counter(), time.thread_time()
+        self._judged_at, self._judged_spent = self._at, self._spent
+        self._every = SELDOM
         self._due = self._at
         self._beat()
         gc.callbacks.append(self._collect)
@@ -78,11 +83,12 @@ class _Watchdog:
     def _beat(self) -> None:
         now, spent = time.perf_counter(), time.thread_time()
         late, cpu = max(now - self._due, 0.0), spent - self._spent
-        if cpu > BUSY * (now - self._at):
-            self._busy_until = now + STAYS_BUSY
-        seconds = OFTEN if now < self._busy_until else SELDOM
-        self._at, self._spent, self._due = now, spent, now + seconds
-        self._timer = self._loop.call_later(seconds, self._beat)
+        if self._every == SELDOM or now - self._judged_at > STAYS_BUSY:
+            busy = spent - self._judged_spent > BUSY * (now - self._judged_at)
+            self._every = OFTEN if busy else SELDOM
+            self._judged_at, self._judged_spent = now, spent
+        self._at, self._spent, self._due = now, spent, now + self._every
+        self._timer = self._loop.call_later(self._every, self._beat)
         loop_lag.observe(late)
         if late >= NOTED:
             self._tell(late, cpu)

@@ -22,7 +22,7 @@ from prometheus_client import REGISTRY
 
 from gateway import logs
 from gateway.offload import HUMBLE, apart, soon
-from gateway.watchdog import LONG, watching
+from gateway.watchdog import BUSY, LONG, OFTEN, STAYS_BUSY, watching
 from test_serve import PATIENCE, Served, _free_port
 
 HELD = 4 * LONG
@@ -258,6 +258,26 @@ def cpu_ms(work: Callable[[], object]) -> float:
     began = time.process_time()
     work()
     return (time.process_time() - began) * 1000
+
+
+async def test_a_loop_that_does_next_to_nothing_is_not_kept_awake() -> None:
+    """A beat that takes long, because all had gone to sleep, is no work."""
+
+    async def now_and_then() -> None:
+        until = time.perf_counter() + 2.5 * STAYS_BUSY
+        while time.perf_counter() < until:
+            began = time.thread_time()
+            while time.thread_time() - began < 2 * BUSY * OFTEN:
+                pass
+            await asyncio.sleep(STAYS_BUSY / 4)
+
+    with watching():
+        await now_and_then()
+        before = counted()
+        await now_and_then()
+
+    # As often as a loop with work it would have been looked at ten times that.
+    assert counted() - before < 2.5 * STAYS_BUSY / OFTEN / 2
 
 
 def test_nothing_that_is_taken_up_holds_up_those_who_ask(tmp_path: Path, panel: Panel) -> None:
