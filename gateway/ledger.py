@@ -98,14 +98,15 @@ def cost(order: Order) -> int:
 def _cost(order: Order) -> int:
     """Return what the provider charges for an order that it has.
 
-    A panel's charge for a partial order may or may not be reduced already, so the lower of what
-    it says and of the share of the whole is taken; the other would count its refund twice or
-    never. Without a word from it, the expected cost stands.
+    A panel's charge for a partial or canceled order may or may not be reduced already, so the
+    lower of what it says and of the share of the whole is taken; the other would count its refund
+    twice or never. Without a word from it, the expected cost stands.
     """
     expected = _fraction(order, order.cost)
-    if order.billed is None or order.status is _CANCELED:
+    if order.billed is None:
         return expected
-    return min(order.billed, expected) if order.status is _PARTIAL else order.billed
+    lowered = order.status is _PARTIAL or order.status is _CANCELED
+    return min(order.billed, expected) if lowered else order.billed
 
 
 def _fraction(order: Order, amount: int) -> int:

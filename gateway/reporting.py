@@ -80,7 +80,8 @@ def _news(order: Order, report: Report, at: int, asked_at: int) -> dict[str, obj
     charge = report.charge if report.currency in ("", order.cost_currency) else None
     if charge is not None and charge >= 0:
         said["billed"] = charge
-        if charge and status not in REFUNDED:  # with those it may be what is left of it
+        # With those it may be what is left of it, and a subscription's is that of its posts so far.
+        if charge and status not in REFUNDED and order.type != SUBSCRIPTIONS:
             said["cost"] = charge  # the whole, which a later share is taken of
     if status in SETTLED and order.settled_at is None:
         said["settled_at"] = at

@@ -26,7 +26,12 @@ def view(order: Order) -> dict[str, object]:
 
 
 def remains(order: Order) -> int:
-    """Return how many units are not delivered, for the owner, too: of a canceled order all."""
+    """Return how many units are not delivered, for the owner, too: of a canceled order all.
+
+    A subscription is charged by the post, so of one that was canceled the rest.
+    """
+    if order.type == SUBSCRIPTIONS and order.state is State.PLACED:
+        return order.size - min(ledger.delivered(order) or 0, order.size)
     if _is_canceled(order):
         return order.size
     if order.remains is None:

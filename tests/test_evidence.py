@@ -221,8 +221,11 @@ def test_a_balance_may_be_told_roughly(taken: bool, step: int) -> None:
     assert (PLACED if taken else NOT_PLACED) == verdict(account, ours)
 
 
+@pytest.mark.parametrize("charge", [None, 300_000])
 @pytest.mark.parametrize("taken", [True, False])
-def test_posts_of_a_subscription_are_reckoned_with_one_by_one(taken: bool) -> None:
+def test_posts_of_a_subscription_are_reckoned_with_one_by_one(
+    taken: bool, charge: int | None
+) -> None:
     """Of three that were reported at once, one was charged before the balance was first seen.
 
     As much as two posts cost could be left of the order, too.
@@ -233,7 +236,7 @@ def test_posts_of_a_subscription_are_reckoned_with_one_by_one(taken: bool) -> No
     account.move(SENT - HOUR, 100_000)
     account.look(SENT - 2 * MINUTE)
     account.move(SENT + MINUTE, 200_000)
-    said = build.report(Status.ACTIVE, posts=3)
+    said = build.report(Status.ACTIVE, posts=3, charge=charge)
     at = START + SENT + 2 * MINUTE
     posts.step(reporting.reported(said, at, build.FOLLOWING, at), at)
     ours = unknown(account, taken=taken)

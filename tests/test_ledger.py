@@ -194,6 +194,24 @@ def test_the_cost_follows_what_the_provider_says(
     assert cost == ledger.cost(placed(status=status, billed=billed, remains=remains))
 
 
+@pytest.mark.parametrize(
+    ("status", "billed", "cost"),
+    [
+        (Status.ACTIVE, None, 160_000),
+        (Status.ACTIVE, 170_000, 170_000),
+        (Status.CANCELED, None, 160_000),
+        (Status.CANCELED, 160_000, 160_000),  # it says what its posts have come to
+        (Status.CANCELED, 400_000, 160_000),  # it says the whole, and gives back the rest
+        (Status.CANCELED, 100_000, 100_000),
+    ],
+)
+def test_a_subscription_costs_what_its_posts_do_also_when_it_was_canceled(
+    status: Status, billed: int | None, cost: int
+) -> None:
+    """Two posts of five."""
+    assert cost == ledger.cost(subscription(status=status, posts=2, billed=billed))
+
+
 def test_transfers_are_the_differences_between_before_and_after() -> None:
     """They are named after the order and its new version, so none can happen twice."""
     before = placed(state=State.SENDING, version=1, cost_currency="INR")
@@ -482,10 +500,10 @@ def due(it: Order, amount: int) -> int:
 def bought(it: Order) -> int:
     """Return what an order costs us: what its provider says, or the share of what we expect."""
     expected = due(it, it.cost)
-    if it.state is not State.PLACED or it.billed is None or it.status == "Canceled":
+    if it.state is not State.PLACED or it.billed is None:
         return expected
     assert it.billed >= 0
-    return min(it.billed, expected) if it.status == "Partial" else it.billed
+    return min(it.billed, expected) if it.status in {"Partial", "Canceled"} else it.billed
 
 
 class Oracle(RuleBasedStateMachine):

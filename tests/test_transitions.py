@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 import build
 from build import AT, FOLLOWING
-from gateway import reporting, transitions
+from gateway import ledger, reporting, transitions
 from gateway.errors import ErrorText
 from gateway.model import SETTLED, Cancel, Event, Order, Report, State, Status, Transfer
 from gateway.order_types import SUBSCRIPTIONS
 from gateway.store import Change, Transition
 from gateway.transitions import HOUR, MINUTE
+from gateway.view import view
 
 SENT = AT + MINUTE
 NOW = AT + HOUR
@@ -567,8 +568,9 @@ def test_a_subscription_that_gets_another_id_costs_what_it_was_to_cost(
     events = [*events, change.event]
     after = become(again, transitions.corrected("9", "", events, transfers, NOW)).order
 
-    assert [5_000_000, 400_000, 6_000_000, 400_000] == [
-        one.cost for one in (order, change.order, again, after)
+    assert [400_000] * 4 == [one.cost for one in (order, change.order, again, after)]
+    assert [5_000_000, None, 6_000_000, None] == [
+        one.billed for one in (order, change.order, again, after)
     ]
 
 
@@ -687,6 +689,36 @@ def test_whatever_a_report_says_is_remembered_until_another_says_otherwise() -> 
             after.orders,
             after.expiry,
         )
+
+
+def test_what_a_subscription_has_come_to_so_far_is_not_what_it_is_to_cost() -> None:
+    """Its posts are charged one by one; of their charge a canceled one keeps all of it."""
+    post = SUBSCRIPTION.cost // 5
+    order = SUBSCRIPTION
+    for status, posts in ((Status.ACTIVE, 1), (Status.ACTIVE, 2), (Status.CANCELED, 2)):
+        said = build.report(status, posts=posts, charge=posts * post)
+        order = become(order, told(said)).order
+
+    assert (SUBSCRIPTION.cost, 2 * post) == (order.cost, ledger.cost(order))
+
+
+@pytest.mark.parametrize(
+    ("status", "posts", "left"),
+    [
+        (Status.ACTIVE, None, 1000),
+        (Status.ACTIVE, 2, 600),
+        (Status.CANCELED, 2, 600),
+        (Status.COMPLETED, 5, 0),
+        (Status.EXPIRED, 9, 0),
+    ],
+)
+def test_of_a_subscription_remains_what_its_posts_have_left(
+    status: Status, posts: int | None, left: int
+) -> None:
+    """Whoever gives his own customer back what remains, gives back no post that was delivered."""
+    row = view(msgspec.structs.replace(SUBSCRIPTION, status=status, posts=posts, remains=0))
+
+    assert str(left) == row["remains"]
 
 
 def test_a_word_that_nobody_knows_changes_nothing() -> None:
