@@ -56,13 +56,13 @@ class Memory:
         self.forget(later.order for later in entry.later)
         if entry.steps:
             self.remember({one.id: one for one in outcomes if isinstance(one, Order)})
-            return
-        for new, placed in zip(entry.placements, outcomes, strict=False):
-            if isinstance(placed, Placed):
-                self.remember({placed.order.id: placed.order})
-                self.short.discard(new.customer)
-            elif placed is ErrorText.NOT_ENOUGH_FUNDS:
-                self.short.add(new.customer)
+        elif entry.placements:
+            for new, placed in zip(entry.placements, outcomes, strict=True):
+                if isinstance(placed, Placed):
+                    self.remember({placed.order.id: placed.order})
+                    self.short.discard(new.customer)
+                elif placed is ErrorText.NOT_ENOUGH_FUNDS:
+                    self.short.add(new.customer)
 
 
 class Attempt:
@@ -73,11 +73,8 @@ class Attempt:
         placements: the new orders of these.
         found: what it is worked out on. Whoever writes it puts ids for new orders there, and
             reads the orders that are ``unknown``.
-        page: what is written, once that is worked out.
 
     """
-
-    page: Page
 
     def __init__(self, entries: Sequence[Entry], memory: Memory) -> None:
         self._memory = memory
@@ -90,34 +87,35 @@ class Attempt:
             if entry.under:
                 found.fences[entry.under.name] = entry.under.fence
             for step in entry.steps:
-                known, seen = memory.get(step.order), step.seen
-                if known is None or (seen and seen.version >= known.version):
-                    known = seen
+                known = found.orders.get(step.order) or memory.get(step.order)
+                if known is None or (step.seen and step.seen.version >= known.version):
+                    known = step.seen
                 if known:
                     found.orders[step.order] = known
                 else:
                     self.unknown.add(step.order)
+        self.unknown -= found.orders.keys()
 
     def __bool__(self) -> bool:
         return bool(self.entries)
 
-    def remember(self) -> None:
-        """Remember what was written."""
-        self._memory.forget([later.order for later in self.page.later])
-        self._memory.remember(self.page.changed)
+    def remember(self, page: Page) -> None:
+        """Remember a page that was written."""
+        self._memory.forget([later.order for later in page.later])
+        self._memory.remember(page.changed)
 
     def forget(self) -> None:
         """Forget what it was worked out on; nothing of it was written."""
         self._memory.forget(self.found.orders)
 
-    def work_out(self) -> dict[int, list[Any]]:
+    def work_out(self) -> tuple[Page, dict[int, list[Any]]]:
         """Go through the entries until only such are left as can be written.
 
-        Returns the outcomes of these by their places in the list.
+        Returns the page of these, and their outcomes by their places in the list.
         """
         places = list(self.entries)
         while True:
-            self.page = page = Page(self.found)
+            page = Page(self.found)
             outcomes = {}
             for place in places:
                 before = page.changes
@@ -129,7 +127,7 @@ class Attempt:
                 if page.changes - before == len(made) and page.missing() is None:
                     outcomes[place] = made
             if len(outcomes) == len(places):
-                return outcomes
+                return page, outcomes
             places = list(outcomes)
 
     def _hopeful(self, entry: Entry) -> bool:

@@ -79,11 +79,11 @@ class PostgresAttempt(Attempt):
             rows = await db.fetch(_ORDERS, list(self.unknown))
             self.found.orders |= {order.id: order for order in things(Order, rows)}
         await draw(db, self.found.ids, self._new)
-        outcomes = self.work_out()
+        page, outcomes = self.work_out()
         if not outcomes:
             return outcomes
         leases = (self.entries[place].under for place in outcomes)
-        written = self.page.written()
+        written = page.written()
         parts = sets(written, {lease for lease in leases if lease})
         if not parts:
             return outcomes
@@ -92,6 +92,7 @@ class PostgresAttempt(Attempt):
         drawn = await db.fetchval(statement, *parts.bindings, ahead)
         if self._new:
             self._ids.put([*drawn, *unused(self.found.ids, written.placed)])
+        self.remember(page)
         return outcomes
 
     def give_up(self) -> None:

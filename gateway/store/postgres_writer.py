@@ -129,7 +129,6 @@ class Writer:
         except Exception:  # noqa: BLE001  # if it is more than that, it will come up again
             attempt.give_up()
             return batch
-        attempt.remember()
         self._tell([batch[place] for place in outcomes], list(outcomes.values()))
         return [one for place, one in enumerate(batch) if place not in outcomes]
 

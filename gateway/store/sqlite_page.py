@@ -77,9 +77,10 @@ def _try(db: apsw.Connection, attempt: Attempt) -> dict[int, list[Any]]:
     _read_fences(db, attempt.found, attempt.found.fences)
     _read_orders(db, attempt.found, attempt.unknown)
     _read_new(db, attempt.found, attempt.placements)
-    if outcomes := attempt.work_out():
-        _write(db, attempt.page.written())
-        attempt.remember()
+    page, outcomes = attempt.work_out()
+    if outcomes:
+        _write(db, page.written())
+        attempt.remember(page)
     return outcomes
 
 
