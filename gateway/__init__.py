@@ -1,15 +1,1 @@
 """A gateway between resellers' customers and the API v2 panels that resellers buy from."""
-
-import sys
-from importlib import import_module
-from typing import Any
-
-# httpx looks for what its own command line needs and structlog for what makes tracebacks pretty.
-# They would find it, for our commands print with it, and every server would carry it about: 5 MB
-# that nothing in one uses. So they are told that it is not there, as it often is not.
-_ABSENT: Any = None
-for _name in ("rich", "httpx._main", "structlog._greenlets"):
-    sys.modules.setdefault(_name, _ABSENT)
-import_module("structlog")
-if sys.modules["rich"] is _ABSENT:
-    del sys.modules["rich"]
