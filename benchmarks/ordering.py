@@ -187,7 +187,8 @@ def _workers(
         else _target(stage, gateway)
         for gateway in gateways
     ]
-    ones, others = compared(stage, targets, clients, LONG if clients == MANY else 0)
+    seconds = LONG if clients == MANY else 0
+    ones, others = compared(stage, targets, clients, seconds, judged=not note)
     return Result(
         f"`{row}` by two workers on PostgreSQL, {clients} clients",
         "one worker",

@@ -37,7 +37,7 @@ def _against_constant(
 ) -> Result:
     same = msgspec.structs.replace(requests, port=stage.constant.port, bodies=requests.bodies[:1])
     targets = Target(stage.constant.process, same), Target(gateway, requests)
-    ones, others = compared(stage, targets, clients)
+    ones, others = compared(stage, targets, clients, judged=bool(rate or cpu))
     return Result(
         row,
         "a Starlette route with a constant answer",

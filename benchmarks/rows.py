@@ -35,11 +35,17 @@ class Target(msgspec.Struct, frozen=True):
 
 
 def compared(
-    stage: Stage, targets: Sequence[Target], clients: int, seconds: int = 0
+    stage: Stage,
+    targets: Sequence[Target],
+    clients: int,
+    seconds: int = 0,
+    *,
+    judged: bool = True,
 ) -> tuple[list[Sample], list[Sample]]:
     """Ask the reference and what is measured in turn; returns the samples of each.
 
-    ``seconds``: of a round, where it must be another than usual.
+    ``seconds``: of a round, where it must be another than usual; ``judged``: there is a goal that
+    this can be held against, else half the rounds will do.
     """
 
     def asking(target: Target) -> Callable[[], Sample]:
@@ -60,7 +66,8 @@ def compared(
 
         return once
 
-    return alternate(stage.rounds, *map(asking, targets))
+    rounds = stage.rounds if judged else max(stage.rounds // 2, 1)
+    return alternate(rounds, *map(asking, targets))
 
 
 def _weight(target: Target) -> int:
