@@ -61,7 +61,7 @@ class Flight:
             if not over.done():
                 over.set_result(None)
 
-        # What ``asyncio.wait`` does for one task alone, at a fifth of its cost.
+        # What ``asyncio.wait`` does for one task alone, at a third of its cost.
         timer = loop.call_at(until, end)
         self.task.add_done_callback(end)
         try:

@@ -27,7 +27,9 @@ TURN = 0.001
 
 HUMBLE = 5
 """By how much such a thread is nicer than the others: on one core it gets a quarter of it while
-the event loop has work, and all of it as soon as that waits."""
+the event loop has work, and all of it as soon as that waits. Where other processes want that core
+all the time the loop pays for it, since it may wait for an interpreter whose holder they keep
+waiting; that is the rarer case, and costs less than is gained in the other."""
 
 
 def _be_humble() -> None:
@@ -35,10 +37,8 @@ def _be_humble() -> None:
         os.nice(HUMBLE)
 
 
-_catalogs, _answers = (
-    ThreadPoolExecutor(max_workers=1, thread_name_prefix=name, initializer=_be_humble)
-    for name in ("catalogs", "answers")
-)
+_catalogs = ThreadPoolExecutor(1, "catalogs", initializer=_be_humble)
+_answers = ThreadPoolExecutor(1, "answers", initializer=_be_humble)
 
 
 async def offload(work: Callable[[], T], size: int) -> T:

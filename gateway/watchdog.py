@@ -25,12 +25,10 @@ OFTEN, SELDOM = 0.01, 0.2
 """Seconds between two beats of a loop that has work, and of one that has none."""
 BUSY = 0.03
 """The share of its time that a loop computes when it has work."""
-STAYS_BUSY = 1.0
-"""Seconds for which a loop that had work is taken to have some; then it is seen whether it had.
-
-A processor that was asleep takes long over anything, the beats themselves among it: over a shorter
-time these would look like work, and so go on for ever.
-"""
+STAYS_BUSY = 2.0
+"""Seconds for which a loop that had work is taken to have some; then it is seen whether it still
+has. That is judged between two seldom beats alone: a processor that was asleep takes so long over
+a hundred of them in a second that they would look like work, and so go on for ever."""
 NOTED = 0.01
 """Seconds of lateness from which on it is noted where the loop is, and told to who debugs."""
 LONG = 0.1
@@ -67,8 +65,7 @@ class _Watchdog:
         self._warning = Seldom()
         self._collecting = self._collected = 0.0
         self._at, self._spent = time.perf_counter(), time.thread_time()
-        self._judged_at, self._judged_spent = self._at, self._spent
-        self._every = SELDOM
+        self._every, self._busy_until = SELDOM, 0.0
         self._due = self._at
         self._beat()
         gc.callbacks.append(self._collect)
@@ -83,10 +80,9 @@ class _Watchdog:
     def _beat(self) -> None:
         now, spent = time.perf_counter(), time.thread_time()
         late, cpu = max(now - self._due, 0.0), spent - self._spent
-        if self._every == SELDOM or now - self._judged_at > STAYS_BUSY:
-            busy = spent - self._judged_spent > BUSY * (now - self._judged_at)
-            self._every = OFTEN if busy else SELDOM
-            self._judged_at, self._judged_spent = now, spent
+        if self._every == SELDOM and cpu > BUSY * (now - self._at):
+            self._busy_until = now + STAYS_BUSY
+        self._every = OFTEN if now < self._busy_until else SELDOM
         self._at, self._spent, self._due = now, spent, now + self._every
         self._timer = self._loop.call_later(self._every, self._beat)
         loop_lag.observe(late)

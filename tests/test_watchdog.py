@@ -22,7 +22,7 @@ from prometheus_client import REGISTRY
 
 from gateway import logs
 from gateway.offload import HUMBLE, apart, soon
-from gateway.watchdog import BUSY, LONG, OFTEN, STAYS_BUSY, watching
+from gateway.watchdog import BUSY, LONG, OFTEN, SELDOM, STAYS_BUSY, watching
 from test_serve import PATIENCE, Served, _free_port
 
 HELD = 4 * LONG
@@ -264,20 +264,33 @@ async def test_a_loop_that_does_next_to_nothing_is_not_kept_awake() -> None:
     """A beat that takes long, because all had gone to sleep, is no work."""
 
     async def now_and_then() -> None:
-        until = time.perf_counter() + 2.5 * STAYS_BUSY
+        until = time.perf_counter() + 1.5 * STAYS_BUSY
         while time.perf_counter() < until:
             began = time.thread_time()
             while time.thread_time() - began < 2 * BUSY * OFTEN:
                 pass
-            await asyncio.sleep(STAYS_BUSY / 4)
+            await asyncio.sleep(2 * SELDOM)
 
     with watching():
         await now_and_then()
         before = counted()
         await now_and_then()
 
-    # As often as a loop with work it would have been looked at ten times that.
-    assert counted() - before < 2.5 * STAYS_BUSY / OFTEN / 2
+    # Were it looked at as often as one with work, it would be ten times as often as seldom.
+    assert counted() - before < 2 * 1.5 * STAYS_BUSY / SELDOM
+
+
+async def test_a_loop_that_has_work_is_looked_at_often() -> None:
+    with watching():
+        until = time.perf_counter() + 2 * STAYS_BUSY
+        before = counted()
+        while time.perf_counter() < until:
+            began = time.thread_time()
+            while time.thread_time() - began < OFTEN / 2:
+                pass
+            await asyncio.sleep(OFTEN / 2)
+
+    assert counted() - before > 3 * 2 * STAYS_BUSY / SELDOM
 
 
 def test_nothing_that_is_taken_up_holds_up_those_who_ask(tmp_path: Path, panel: Panel) -> None:
