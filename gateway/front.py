@@ -24,6 +24,7 @@ import structlog
 import uvicorn
 from uvicorn.server import ServerState
 
+from gateway.logs import Seldom
 from gateway.message import (
     BODILESS,
     FIRST_LINES,
@@ -49,6 +50,7 @@ _CLOSE = (b"connection", b"close")
 _UPGRADE = re.compile(rb"\A((?:(?!\r\n\r\n).)*?\r\n)(upgrade[ \t]*:)", re.DOTALL | re.IGNORECASE)
 
 log = structlog.get_logger()
+odd = Seldom()  # anybody can send what is no HTTP
 
 
 class Connection(asyncio.Protocol):
@@ -136,7 +138,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self) -> None:
         """Say that this is no HTTP, after the answers to what was."""
-        log.warning("a request that is no HTTP")
+        odd.log(log.warning, "a request that is no HTTP")
         self._hold()
         if self._coming:
             self._coming.cut()

@@ -211,3 +211,5 @@ def _route_standard_library(
     # httpx tells of every request at INFO; the router says what is worth knowing of a call.
     for chatty in ("httpx", "httpcore"):
         logging.getLogger(chatty).setLevel(max(threshold, logging.WARNING))
+    # It tells of every form that it cannot read, and anybody may send those.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)

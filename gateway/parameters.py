@@ -107,7 +107,8 @@ def _object(body: bytes) -> dict[str, str]:
     except (ValueError, ArithmeticError, RecursionError):  # msgspec's own are ValueErrors
         raise CustomerError(ErrorText.INCORRECT_REQUEST) from None
     read = {}
-    for name, value in found.items():
+    for sent, value in found.items():
+        name = sent.removesuffix("[]")  # as forms have lists
         try:
             read[name] = _text(name, value)
         except CustomerError:

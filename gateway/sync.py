@@ -190,7 +190,6 @@ class Sync:
         async with self._doubtful if provider in self._failing else nullcontext():
             with self._wait():
                 await self._room.acquire()
-            offers: list[Offer] = []
             try:
                 offers, odd = await self._router.services(provider)
                 services = len(offers)
@@ -201,7 +200,6 @@ class Sync:
                 raise
             finally:
                 self._room.release()
-                await let_go(offers)
         self._failing.discard(provider)
         return Synced(services, odd, held)
 

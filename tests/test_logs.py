@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from gateway import logs
+from gateway import logs, parameters
+from gateway.errors import CustomerError
 
 FORMATS = ["console", "json"]
 ROOT = Path(__file__).parent.parent
@@ -279,6 +280,18 @@ def test_httpx_does_not_tell_of_every_request(capsys: pytest.CaptureFixture[str]
     logs.configure("json", "info")
 
     logging.getLogger("httpx").info("HTTP Request: POST …")
+
+    assert capsys.readouterr().err == ""
+
+
+def test_nobody_fills_the_log_with_forms_that_cannot_be_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whoever sends them needs no key."""
+    logs.configure("json", "info")
+
+    with pytest.raises(CustomerError):
+        parameters.read(b"", "multipart/form-data; boundary=-", b"--k\r\n")
 
     assert capsys.readouterr().err == ""
 
