@@ -70,7 +70,8 @@ async def settle(
 
 def _not_settled(order: Order) -> str:
     by = f"; {order.provider} has it as {order.upstream_id}" if order.upstream_id else ""
-    return f"order {order.id} is {order.word}{by}; only unknown orders are settled"
+    which = "only unknown orders are settled, and those under way that their provider denies"
+    return f"order {order.id} is {order.word}{by}; {which}"
 
 
 async def _denial(config: Config, order: Order) -> str:

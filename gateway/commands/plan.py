@@ -147,7 +147,7 @@ def _doubtful(new: Selling, offers: Offers) -> Said:
         for index, route in enumerate(entry.routes):
             known = offers.get(route.provider)
             if known is None:
-                text = f"nothing is known of {route.provider}'s catalog; run gateway sync"
+                text = f"nothing is known yet of {route.provider}'s catalog"
                 yield ("services", str(number), "routes", index), text
             elif route.service not in known:
                 text = f"{route.provider} has no service {route.service} now"

@@ -232,7 +232,12 @@ def check(
         for line in (*mistakes, *warnings):
             typer.echo(line, err=True)
         if not mistakes:
-            providers, services = len(config.providers), len(config.services)
-            typer.echo(f"{found.config}: right; {providers} providers, {services} services")
+            counted = {
+                "provider": len(config.providers),
+                "service": len(config.services),
+                "import": len(config.imports),
+            }
+            said = (f"{many} {one}{'s' * (many != 1)}" for one, many in counted.items())
+            typer.echo(f"{found.config}: right; {', '.join(said)}")
     if mistakes:
         raise typer.Exit(1)
