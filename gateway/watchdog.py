@@ -28,7 +28,8 @@ BUSY = 0.03
 STAYS_BUSY = 2.0
 """Seconds for which a loop that had work is taken to have some; then it is seen whether it still
 has. That is judged between two seldom beats alone: a processor that was asleep takes so long over
-a hundred of them in a second that they would look like work, and so go on for ever."""
+a hundred of them in a second that they would look like work, and so go on for ever. A pause in
+that one interval out of two seconds looks shorter than it is."""
 NOTED = 0.01
 """Seconds of lateness from which on it is noted where the loop is, and told to who debugs."""
 LONG = 0.1
